@@ -1,0 +1,39 @@
+"""Semi-discrete optimal transport for PyTorch: measures in, certified map out."""
+
+from . import kernels, semidual
+from ._conflict import warn_of_other_distribution
+from .certificate import Certificate, certify
+from .maps import BrenierMap
+from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
+from .serialization import FileInfo, info, load, save
+from .solution import ConvergenceWarning, Solution, iterate, solve
+from .solvers import Adam, Averaged, Newton, Solver, State
+
+__version__ = "0.1.0"
+__all__ = [
+    "Adam",
+    "Averaged",
+    "BrenierMap",
+    "Certificate",
+    "ConvergenceWarning",
+    "DiscreteMeasure",
+    "FileInfo",
+    "Gaussian",
+    "Newton",
+    "PushForward",
+    "Solution",
+    "Solver",
+    "Source",
+    "State",
+    "UniformBall",
+    "UniformCube",
+    "certify",
+    "info",
+    "iterate",
+    "kernels",
+    "load",
+    "save",
+    "semidual",
+    "solve",
+]
+warn_of_other_distribution()

@@ -1,0 +1,138 @@
+"""One primitive: the scores h_j + <x_i, y_j> of n samples against m targets, reduced over j without being stored.
+
+Several implementations share each signature; this is the only place that knows hardware.
+
+| backend | what | where |
+| --- | --- | --- |
+| `reference` | dense, the definition | tests |
+| `blocked` | matrix products in tiles | CPU, CUDA; the default |
+| `keops` | compiled KeOps formulas | CUDA in low dimension |
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import _checks
+from . import blocked, keops, reference
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked, "keops": keops}
+KEOPS_MAX_DIM = 16  # past this the matrix units win
+
+_said: set[str] = set()
+
+
+def topk(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int = 1, backend: str = "auto"
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k largest scores h_j + <x_i, y_j> of every sample, in decreasing order, and the targets that attain them.
+
+    The values are differentiable in x, y and h (the maximum's gradient is that of its winner).
+
+    Args:
+        x: Samples.
+        y: Targets, of the same dtype and on the same device. Scores are computed in this dtype.
+        h: Heights, in the units of <x, y>; -inf hides a target.
+        k: How many, at most m.
+        backend: "auto", "blocked", "keops" or "reference".
+
+    Returns:
+        Values and indices. Ties are broken in favour of any one of the tied targets.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices that do not fit, or k > m.
+        RuntimeError: backend="keops" where KeOps cannot run.
+    """
+    h = _check(x, y, h)
+    k = _checks.count("k", k, most=y.shape[0])
+    with torch.no_grad():
+        value, index = _call("topk", backend, x, y, h, k)
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad or h.requires_grad):
+        value = torch.einsum("nd,nkd->nk", x, y[index]) + h[index]
+    return value, index
+
+
+@torch.no_grad()
+def soft_mass(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float, backend: str = "auto"
+) -> Float[Tensor, " m"]:
+    """The mean over the samples of softmax_j((h_j + <x_i, y_j>) / eps): the masses of the blurred power cells.
+
+    Args:
+        x, y, h, backend: As for `topk`.
+        eps: Temperature, in the units of the scores.
+
+    Returns:
+        Masses, summing to one, in the dtype of the points. As eps -> 0 they tend to the share of samples in each cell.
+    """
+    h, eps = _check(x, y, h), _checks.positive("eps", eps)
+    if x.shape[0] == 0:
+        raise ValueError("x holds no samples, so there is no mean mass; pass at least one row.")
+    return _call("soft_mass", backend, x, y, h, eps)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def soft_potential(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float, backend: str = "auto"
+) -> Float[Tensor, " n"]:
+    """eps log sum_j exp((h_j + <x_i, y_j>) / eps): the blurred maximum of the scores. Arguments as for `soft_mass`."""
+    h, eps = _check(x, y, h), _checks.positive("eps", eps)
+    return _call("soft_potential", backend, x, y, h, eps)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def soft_average(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float, backend: str = "auto"
+) -> Float[Tensor, "n d"]:
+    """sum_j softmax_j((h_j + <x_i, y_j>) / eps) y_j, the gradient of `soft_potential`. Arguments as for `soft_mass`."""
+    h, eps = _check(x, y, h), _checks.positive("eps", eps)
+    return _call("soft_average", backend, x, y, h, eps)  # type: ignore[no-any-return]
+
+
+def _check(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+    """Refuse what does not fit; return the heights in the dtype of the points."""
+    for name, value in (("x", x), ("y", y)):
+        _checks.floating(name, value)
+        if value.dim() != 2:
+            raise ValueError(f"{name} must have shape (n, d), one point a row, but its shape is {tuple(value.shape)}.")
+    _checks.same_kind("x", x, "y", y)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x and y must live in the same space, but x lives in R^{x.shape[1]}, y in R^{y.shape[1]}.")
+    if y.shape[0] == 0:
+        raise ValueError("y holds no targets; pass at least one row.")
+    _checks.heights(h, y.shape[0])
+    return h.to(y)
+
+
+def _call(name: str, backend: str, x: Tensor, *arguments: Any) -> Any:
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, but {backend!r} came.")
+        return _function(backend, name)(x, *arguments)
+    if _prefers_keops(x):
+        try:
+            return _function("keops", name)(x, *arguments)
+        except keops.Unavailable as reason:
+            _say_once(f"sdot falls back to its 'blocked' backend: {reason}")
+    return _function("blocked", name)(x, *arguments)
+
+
+def _function(backend: str, name: str) -> Callable[..., Any]:
+    return getattr(BACKENDS[backend], name)  # type: ignore[no-any-return]
+
+
+def _prefers_keops(x: Tensor) -> bool:
+    return x.is_cuda and x.shape[1] <= KEOPS_MAX_DIM and not _said and not torch.compiler.is_compiling()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -1,0 +1,114 @@
+"""Maps on disk: safetensors for the numbers, one JSON string for the rest."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import _files
+from .certificate import Certificate
+from .maps import BrenierMap
+from .measures import Gaussian, Source, UniformBall, UniformCube
+
+KIND = "map"
+VERSION = 1
+SOURCES = (UniformCube, UniformBall, Gaussian)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a map file says of itself.
+
+    Attributes:
+        map: Name of the map's class.
+        points: Number of targets.
+        dim: Their dimension.
+        dtype: Their dtype.
+        source: The measure that the map carries, if it was saved with one of the library's own.
+        certificate: The certificate that was saved with it, if any.
+    """
+
+    map: str
+    points: int
+    dim: int
+    dtype: str
+    source: Source | None
+    certificate: Certificate | None
+
+
+def save(
+    T: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    source: Source | None = None,
+    certificate: Certificate | None = None,
+) -> None:
+    """Write a map, atomically.
+
+    Args:
+        T: A map of this library.
+        path: File to write, by custom `*.safetensors`.
+        source: The measure that the map carries, so that `sdot sample` can draw from it. A sampler of your own cannot be
+            written and is left out.
+        certificate: Its certificate, for `sdot info`.
+
+    Raises:
+        ValueError: Not a map of this library, or a file that cannot be written.
+    """
+    if not isinstance(T, BrenierMap):
+        raise ValueError(f"save writes maps of this library, such as solution.map, but a {type(T).__name__} came.")
+    tensors: dict[str, Tensor] = {"points": T.points, "heights": T.heights}
+    info: dict[str, Any] = {"kind": KIND, "version": VERSION, "map": "BrenierMap"}
+    if isinstance(source, SOURCES):
+        settings = {name: value for name, value in vars(source).items() if not name.startswith("_")}
+        tensors |= {f"source.{name}": value for name, value in settings.items() if isinstance(value, Tensor)}
+        plain = {name: value for name, value in settings.items() if not isinstance(value, Tensor)}
+        info["source"] = {"class": type(source).__name__, **plain}
+    if certificate is not None:
+        info["certificate"] = asdict(certificate)
+    _files.write(path, tensors, info)
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> BrenierMap:
+    """Read a map.
+
+    Raises:
+        ValueError: A file that is missing, cut short, foreign or of a later version.
+    """
+    tensors, _ = _read(path, device)
+    return BrenierMap(tensors["points"], tensors["heights"])
+
+
+def info(path: str | os.PathLike[str]) -> FileInfo:
+    """Read what a map file says of itself. Errors as for `load`."""
+    tensors, about = _read(path, "cpu")
+    source, certificate = None, about.get("certificate")
+    if about.get("source"):
+        settings = dict(about["source"])
+        kind = {cls.__name__: cls for cls in SOURCES}[settings.pop("class")]
+        parts = {name.removeprefix("source."): t for name, t in tensors.items() if name.startswith("source.")}
+        source = kind(**settings, **parts)
+    points = tensors["points"]
+    return FileInfo(
+        map=about["map"],
+        points=points.shape[0],
+        dim=points.shape[1],
+        dtype=str(points.dtype).removeprefix("torch."),
+        source=source,
+        certificate=Certificate(**certificate) if certificate else None,
+    )
+
+
+def _read(path: str | os.PathLike[str], device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, about = _files.read(path, KIND, device)
+    if about.get("version", 0) > VERSION or about.get("map") != "BrenierMap":
+        raise ValueError(
+            f"{path} holds a {about.get('map')} of format {about.get('version')}, but this version of sdot reads "
+            f"BrenierMap up to format {VERSION}; update sdot."
+        )
+    if not {"points", "heights"} <= tensors.keys():
+        raise ValueError(f"{path} is damaged: it holds {sorted(tensors)}, not points and heights; write it again.")
+    return tensors, about
