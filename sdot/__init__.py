@@ -1,6 +1,6 @@
 """Semi-discrete optimal transport for PyTorch: measures in, certified map out."""
 
-from . import kernels, semidual
+from . import kernels, plot, semidual
 from ._conflict import warn_of_other_distribution
 from .certificate import Certificate, certify
 from .maps import BrenierMap
@@ -32,6 +32,7 @@ __all__ = [
     "iterate",
     "kernels",
     "load",
+    "plot",
     "save",
     "semidual",
     "solve",

@@ -53,9 +53,7 @@ def points(name: str, value: Any, dim: int | None = None, *, empty: bool = False
             f"but its shape is {tuple(value.shape)}; a single point x of R^d is x[None, :]."
         )
     if dim is not None and value.shape[1] != dim:
-        raise ValueError(
-            f"{name} must live in R^{dim}, the space of the target points, but its shape is {tuple(value.shape)}."
-        )
+        raise ValueError(f"{name} must live in R^{dim}, the space of the target points, but its shape is {tuple(value.shape)}.")
     return finite(name, value)
 
 
@@ -63,25 +61,22 @@ def weights(value: Any, n: int) -> Tensor:
     """A distribution over n points, in float64 and summing to one to the last digit."""
     value = finite("weights", floating("weights", tensor("weights", value)))
     if value.shape != (n,):
-        raise ValueError(
-            f"weights must have one entry a point, shape ({n},), but their shape is {tuple(value.shape)}."
-        )
+        raise ValueError(f"weights must have one entry a point, shape ({n},), but their shape is {tuple(value.shape)}.")
     if (value < 0).any():
         raise ValueError(
             f"weights must not be negative, but {int((value < 0).sum())} of {n} are (least {float(value.min()):.3g})."
         )
     value = value.to(precise(value.device))
-    total = float(value.sum())
-    if not math.isclose(total, 1.0, abs_tol=1e-5):
-        raise ValueError(f"weights must sum to 1, but they sum to {total:.8g}; pass weights / weights.sum() instead.")
-    return value / total
+    total = value.sum()
+    if not math.isclose(float(total), 1.0, abs_tol=1e-5):
+        raise ValueError(f"weights must sum to 1, but they sum to {float(total):.8g}; pass weights / weights.sum() instead.")
+    normalised: Tensor = value / total
+    return normalised
 
 
 def heights(h: Tensor, m: int) -> Tensor:
     if h.shape != (m,):
-        raise ValueError(
-            f"heights must have one entry a target point, shape ({m},), but their shape is {tuple(h.shape)}."
-        )
+        raise ValueError(f"heights must have one entry a target point, shape ({m},), but their shape is {tuple(h.shape)}.")
     return h
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,7 +44,7 @@ def read(path: Path_, kind: str, device: str = "cpu") -> tuple[dict[str, Tensor]
     advice = f"pass a file that this library wrote as a {kind}, or write it again if it was cut short."
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             info = json.loads((file.metadata() or {}).get(KEY, "null"))
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a {kind} ({error}); {advice}") from error
@@ -53,7 +54,7 @@ def read(path: Path_, kind: str, device: str = "cpu") -> tuple[dict[str, Tensor]
     return tensors, info
 
 
-def read_array(path: Path_) -> np.ndarray[Any, Any]:
+def read_array(path: Path_) -> NDArray[Any]:
     """A .npy array, never unpickled."""
     try:
         array = np.load(path, allow_pickle=False)
@@ -64,7 +65,7 @@ def read_array(path: Path_) -> np.ndarray[Any, Any]:
     return array
 
 
-def write_array(path: Path_, array: np.ndarray[Any, Any]) -> None:
+def write_array(path: Path_, array: NDArray[Any]) -> None:
     """A .npy array, written atomically."""
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

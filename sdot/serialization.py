@@ -88,7 +88,7 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
     source, certificate = None, about.get("certificate")
     if about.get("source"):
         settings = dict(about["source"])
-        kind = {cls.__name__: cls for cls in SOURCES}[settings.pop("class")]
+        kind: Any = {cls.__name__: cls for cls in SOURCES}[settings.pop("class")]
         parts = {name.removeprefix("source."): t for name, t in tensors.items() if name.startswith("source.")}
         source = kind(**settings, **parts)
     points = tensors["points"]

@@ -41,25 +41,19 @@ def topk(
     return value, index
 
 
-def soft_potential(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " n"]:
+def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
     tile = Tile(x.shape[0], y.shape[0], x)
     return torch.cat([_log_sum_exp(tile, x[i] / eps, y, h / eps) for i in tile.row_slices()] + [x.new_empty(0)]) * eps
 
 
-def soft_mass(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " m"]:
+def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     mass = torch.zeros_like(h, dtype=torch.float32 if h.device.type == "mps" else torch.float64)
     for _, j, p in _softmax_tiles(x, y, h, eps):
         mass[j] += p.sum(0)
     return (mass / x.shape[0]).to(x.dtype)
 
 
-def soft_average(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, "n d"]:
+def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
     average = torch.zeros_like(x)
     for i, j, p in _softmax_tiles(x, y, h, eps):
         average[i] += p @ y[j]
@@ -96,7 +90,7 @@ def _row_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if groups <= 2 * k:
         value, index = scores.topk(k, dim=1)
         return value, index
-    grouped = scores[:, : groups * GROUP].unflatten(1, (groups, GROUP))
+    grouped = scores[:, : groups * GROUP].view(n, groups, GROUP)
     winners = grouped.amax(2).topk(k, dim=1).indices  # (n, k)
     row = torch.arange(n, device=scores.device)[:, None]
     candidates = torch.cat([grouped[row, winners].flatten(1), scores[:, groups * GROUP :]], dim=1)

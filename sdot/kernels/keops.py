@@ -37,25 +37,20 @@ def topk(
     return value, index
 
 
-def soft_potential(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " n"]:
+def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
     return _log_sum_exp(x / eps, y, h / eps)[:, 0] * eps
 
 
-def soft_mass(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " m"]:
+def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
     with _keops(x) as lazy:
         mass = (_scores(lazy, x, y, h) - lazy(total[:, None, :])).exp().sum(dim=0)
-    return mass[:, 0] / x.shape[0]
+    result: Tensor = mass[:, 0] / x.shape[0]
+    return result
 
 
-def soft_average(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, "n d"]:
+def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
     with _keops(x) as lazy:

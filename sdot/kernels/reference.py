@@ -18,19 +18,13 @@ def topk(
     return value, index
 
 
-def soft_potential(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " n"]:
+def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
     return eps * torch.logsumexp(scores(x, y, h) / eps, dim=1)
 
 
-def soft_mass(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, " m"]:
+def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     return torch.softmax(scores(x, y, h) / eps, dim=1).mean(0)
 
 
-def soft_average(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float
-) -> Float[Tensor, "n d"]:
+def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
     return torch.softmax(scores(x, y, h) / eps, dim=1) @ y

@@ -13,12 +13,12 @@ from ..measures import DiscreteMeasure, Draw
 from .base import State, batch_chi2, centre, count_cells, score_spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdamState(State):
     """Moments of the gradient, the present number of samples and the best energy seen with it."""
 
-    mean: Float[Tensor, " m"] = torch.zeros(0)
-    square: Float[Tensor, " m"] = torch.zeros(0)
+    mean: Float[Tensor, " m"]
+    square: Float[Tensor, " m"]
     unit: float = 1.0
     batch: int = 0
     best: float = math.inf

@@ -14,12 +14,12 @@ from ..measures import DiscreteMeasure, Draw
 from .base import State, batch_chi2, centre, count_cells, score_spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AveragedState(State):
     """`heights` is the average; `last` the iterate it averages, `bound` the box it is kept in."""
 
-    last: Float[Tensor, " m"] = torch.zeros(0)
-    bound: Float[Tensor, " m"] = torch.zeros(0)
+    last: Float[Tensor, " m"]
+    bound: Float[Tensor, " m"]
     unit: float = 1.0
     check: int = 0
 
@@ -28,9 +28,9 @@ class AveragedState(State):
 class Averaged:
     """Averaged stochastic gradient on the semi-dual.
 
-    h <- P(h - lr_t (p_eps(h) - nu)), lr_t = lr t^-b, eps_t = eps t^-a, and the answer is the average of the iterates, later ones
-    weighing more. P clips the heights to a box that contains the optimum. Sources: Genevay, Cuturi, Peyre, Bach, NeurIPS 2016
-    (eps fixed or zero); Genans, Godichon-Baggioni, Vialard, Wintenberger, NeurIPS 2025 (projection, falling eps: DRAG).
+    h <- P(h - lr_t (p_eps(h) - nu)), lr_t = lr t^-b, eps_t = eps t^-a, and the answer is the average of the iterates, later
+    ones weighing more. P clips the heights to a box that contains the optimum. Sources: Genevay, Cuturi, Peyre, Bach, NeurIPS
+    2016 (eps fixed or zero); Genans, Godichon-Baggioni, Vialard, Wintenberger, NeurIPS 2025 (projection, falling eps: DRAG).
 
     Attributes:
         lr: First step, in units of (spread of the scores) * sqrt(m * batch_size).

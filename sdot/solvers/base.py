@@ -14,7 +14,7 @@ from ..measures import DiscreteMeasure, Draw
 from ..semidual import chi2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """Where a solver stands. Solvers add fields of their own: tensors, numbers and strings, which checkpoints keep.
 

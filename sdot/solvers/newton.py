@@ -25,13 +25,13 @@ from ..measures import DiscreteMeasure, Draw
 from .base import State, batch_chi2, centre, score_spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewtonState(State):
     """Adds the temperature (0 once annealed), the running Hessian as edges i < j with weights, and the filter's memory."""
 
     eps: float = 0.0
-    edges: Int[Tensor, " e"] = torch.zeros(0, dtype=torch.int64)  # i * m + j, increasing
-    facets: Float[Tensor, " e"] = torch.zeros(0)
+    edges: Int[Tensor, " e"]  # i * m + j, increasing
+    facets: Float[Tensor, " e"]
     newton_steps: int = 0
     batch: int = 0
     low_gains: int = 0
@@ -63,7 +63,7 @@ class Newton:
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 4000))))
         batch = max(1024, math.ceil(self.batch_per_target * len(target)))
         eps = 0.5 * score_spread(target, draw)
-        return NewtonState(heights=centre(h, target), eps=eps, batch=batch, facets=h[:0])
+        return NewtonState(heights=centre(h, target), eps=eps, batch=batch, edges=h[:0].long(), facets=h[:0])
 
     def step(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         if len(target) == 1:
@@ -124,7 +124,8 @@ def gaussian_heights(target: DiscreteMeasure, x: Float[Tensor, "n d"]) -> Float[
     middle, _ = _roots(root @ ((z * nu[:, None]).T @ z) @ root)
     value, vector = torch.linalg.eigh(inverse_root @ middle @ inverse_root)
     value = value.clamp_min(max(1e-3 * float(value.max()), 1e-300))
-    return -0.5 * ((z @ vector).square() / value).sum(1) - z @ a
+    curvature: Tensor = ((z @ vector).square() / value).sum(1)
+    return -0.5 * curvature - z @ a
 
 
 def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,5 @@
+"""`python -m sdot`."""
+
+from .cli import main
+
+raise SystemExit(main())
