@@ -100,7 +100,7 @@ def certify(
     count = torch.zeros(len(target), dtype=torch.int64, device=nu.device)
     cost = dual = square = 0.0
     draw = Draw(source, T.points, draw_seed(generator), 0)
-    wanted = min(budget, max(2**10, int(math.sqrt(2 * m) / precision / 4)))
+    wanted = min(budget, max(2**10, m))
     while True:
         for x in draw(wanted - draw.count):
             index = kernels.topk(x, T.points, T.heights, backend=T.backend)[1][:, 0]
@@ -109,9 +109,10 @@ def certify(
             value = distance - 2 * g[index]
             cost, dual, square = cost + float(distance.sum()), dual + float(value.sum()), square + float(value.square().sum())
         estimate, error = chi2_and_error(count[support].to(nu.dtype), nu)
-        if draw.count >= budget or error <= max(precision, abs(estimate) / 10):
+        goal = max(precision, abs(estimate) / 10)
+        if draw.count >= budget or error <= goal:
             break
-        wanted = min(budget, 2 * draw.count)
+        wanted = min(budget, math.ceil(draw.count * min(2.0, 1.05 * error / goal)))
     n = draw.count
     stray = 1 - float(count[support].sum()) / n  # mass on targets of no weight: nothing of it can be right
     return Certificate(

@@ -25,12 +25,13 @@ SOLVERS = {"newton": Newton, "adam": Adam, "averaged": Averaged}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0 done, 1 stopped before its tolerance, 2 wrong input."""
     settings = _parser().parse_args(arguments)
-    warnings.showwarning = _show_warning
-    try:
-        return int(settings.run(settings))
-    except ValueError as error:
-        print(f"sdot {settings.command}: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return int(settings.run(settings))
+        except ValueError as error:
+            print(f"sdot {settings.command}: {error}", file=sys.stderr)
+            return 2
 
 
 def _solve(s: argparse.Namespace) -> int:

@@ -27,8 +27,8 @@ class Unavailable(RuntimeError):
 def topk(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    with _keops(x) as lazy:
-        scores = _scores(lazy, x, y, h)
+    with _keops(x) as (vi, vj):
+        scores = (vi(x) | vj(y)) + vj(h[:, None])
         if k == 1:
             value, index = scores.max_argmax(dim=1)
         else:
@@ -44,8 +44,8 @@ def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Te
 def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
-    with _keops(x) as lazy:
-        mass = (_scores(lazy, x, y, h) - lazy(total[:, None, :])).exp().sum(dim=0)
+    with _keops(x) as (vi, vj):
+        mass = ((vi(x) | vj(y)) + vj(h[:, None]) - vi(total)).exp().sum(dim=0)
     result: Tensor = mass[:, 0] / x.shape[0]
     return result
 
@@ -53,32 +53,28 @@ def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor,
 def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
-    with _keops(x) as lazy:
-        weight = (_scores(lazy, x, y, h) - lazy(total[:, None, :])).exp()
-        return (weight * lazy(y[None])).sum(dim=1)  # type: ignore[no-any-return]
-
-
-def _scores(lazy: Any, x: Tensor, y: Tensor, h: Tensor) -> Any:
-    return (lazy(x[:, None].contiguous()) | lazy(y[None].contiguous())) + lazy(h[None, :, None].contiguous())
+    with _keops(x) as (vi, vj):
+        weight = ((vi(x) | vj(y)) + vj(h[:, None]) - vi(total)).exp()
+        return (weight * vj(y)).sum(dim=1)  # type: ignore[no-any-return]
 
 
 def _log_sum_exp(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
-    with _keops(x) as lazy:
-        return _scores(lazy, x, y, h).logsumexp(dim=1)  # type: ignore[no-any-return]
+    with _keops(x) as (vi, vj):
+        return ((vi(x) | vj(y)) + vj(h[:, None])).logsumexp(dim=1)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def _keops(like: Tensor) -> Iterator[Any]:
-    """LazyTensor, with KeOps' prints swallowed and its failures given one name."""
+def _keops(like: Tensor) -> Iterator[tuple[Any, Any]]:
+    """Vi and Vj, with KeOps' prints swallowed and its failures given one name."""
     if like.device.type not in ("cpu", "cuda"):
         raise Unavailable(f"KeOps runs on cpu and cuda, not on {like.device.type}; use backend='blocked'.")
     with _lock, contextlib.redirect_stdout(io.StringIO()):
         try:
             os.environ.setdefault("PYKEOPS_VERBOSE", "0")
             os.environ.setdefault("KEOPS_VERBOSE", "0")
-            from pykeops.torch import LazyTensor
+            from pykeops.torch import Vi, Vj
 
-            yield LazyTensor
+            yield Vi, Vj
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -1,0 +1,33 @@
+# Everything runs in a virtual environment that the first target makes; see README.md for the plain pip lines.
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+RUN ?= runs/digits
+
+.PHONY: demo test slow check format bench clean
+
+demo: $(VENV)/ready
+	$(PY) examples/aeotgan/run.py --out $(RUN)
+
+test: $(VENV)/ready
+	$(PY) -m pytest
+
+slow: $(VENV)/ready
+	$(PY) -m pytest -m slow
+
+check: $(VENV)/ready
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(VENV)/ready
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

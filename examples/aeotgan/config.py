@@ -1,0 +1,36 @@
+"""What a run depends on: frozen dataclasses, and a preset for each data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    latent: int  # dimension of the codes
+    epochs: int
+    batch_size: int
+    lr: float = 2e-3
+    noise: float = 0.1  # added to the codes in training, in their standard deviations, so that blends decode well
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportConfig:
+    tol: float = 0.015  # chi^2 of the cell masses, see sdot.solve
+    hardness: float = 0.7  # mean largest weight in a blend of codes; 1 would return the codes themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a run; those of a stage stand under the stage's name."""
+
+    data: str
+    seed: int = 0
+    ae: AutoencoderConfig
+    ot: TransportConfig = TransportConfig()
+
+
+PRESETS = {
+    "digits": Config(data="digits", ae=AutoencoderConfig(latent=16, epochs=100, batch_size=64)),
+    "mnist": Config(data="mnist", ae=AutoencoderConfig(latent=32, epochs=10, batch_size=128)),
+}

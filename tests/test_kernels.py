@@ -1,0 +1,248 @@
+"""Every backend is held equal to the definition, on awkward sizes, in both dtypes, with ties and hidden targets."""
+
+import subprocess
+import sys
+import threading
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+import sdot
+from sdot import kernels
+from sdot.kernels import blocked, keops, reference
+
+SIZES = [(1, 1), (1, 63), (63, 257), (257, 63), (257, 1)]
+
+
+def problem(n, m, d, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=g, dtype=dtype) for shape in ((n, d), (m, d), (m,)))
+
+
+def rescored(x, y, h, index):
+    return (x[:, None] * y[index]).sum(-1) + h[index]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 3, 64])
+@pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_blocked_topk_is_the_definition(n, m, d, k, dtype):
+    x, y, h = problem(n, m, d, dtype)
+    k = min(k, m)
+    value, index = kernels.topk(x, y, h, k, backend="blocked")
+    expected, _ = kernels.topk(x, y, h, k, backend="reference")
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(rescored(x, y, h, index), expected)
+    assert all(len(set(row)) == k for row in index.tolist())  # k different targets
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+@pytest.mark.parametrize("m", [4096, 4097, 9001])  # one tile, a sliver more, several
+def test_blocked_topk_over_several_tiles(m, k):
+    x, y, h = problem(1100, m, 5, torch.float64)
+    value, index = kernels.topk(x, y, h, k, backend="blocked")
+    expected, expected_index = kernels.topk(x, y, h, k, backend="reference")
+    torch.testing.assert_close(value, expected)
+    assert torch.equal(index, expected_index)
+
+
+@pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
+@pytest.mark.parametrize("eps", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize(("n", "m"), [*SIZES, (100, 9001)])
+def test_blocked_soft_reductions_are_the_definition(name, n, m, eps):
+    x, y, h = problem(n, m, 3, torch.float64)
+    h[0] = 2000.0 * eps  # a score far above the others must not overflow
+    got = getattr(kernels, name)(x, y, h, eps, backend="blocked")
+    torch.testing.assert_close(got, getattr(kernels, name)(x, y, h, eps, backend="reference"))
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(1, torch.float32), (1, torch.float64), (2, torch.float32)])
+def test_keops_topk_is_the_definition(k, dtype):
+    for n, m in [(1, 5), (63, 257), (257, 63), (5, 2)]:
+        x, y, h = problem(n, m, 3, dtype)
+        value, index = kernels.topk(x, y, h, k, backend="keops")
+        expected, _ = kernels.topk(x, y, h, k, backend="reference")
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(rescored(x, y, h, index), expected)
+
+
+@pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
+def test_keops_soft_reductions_are_the_definition(name):
+    for n, m in [(1, 5), (63, 257), (257, 63), (5, 1)]:
+        x, y, h = problem(n, m, 3, torch.float32)
+        got = getattr(kernels, name)(x, y, h, 0.5, backend="keops")
+        torch.testing.assert_close(got, getattr(kernels, name)(x, y, h, 0.5, backend="reference"), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "keops"])
+def test_ties_and_hidden_targets(backend):
+    y = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 5, 5]]).repeat(100, 1)
+    h = torch.zeros(400)
+    h[3::4] = -torch.inf  # the winners, hidden
+    x = torch.tensor([[2.0, 1, 0], [1, 2, 0]])
+    value, index = kernels.topk(x, y, h, 1, backend=backend)
+    assert value[:, 0].tolist() == [2.0, 2.0]
+    torch.testing.assert_close(y[index[:, 0]], torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    mass = kernels.soft_mass(x, y, h, 0.1, backend=backend)
+    assert mass[3::4].sum() == 0
+    assert mass.sum().item() == pytest.approx(1, rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 40), m=st.integers(1, 600), d=st.integers(1, 20), k=st.integers(1, 9),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]), integers=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_topk_on_any_shape(n, m, d, k, scale, integers, seed):
+    x, y, h = problem(n, m, d, torch.float64, seed)
+    if integers:  # exact ties everywhere
+        x, y, h = x.round(), y.round(), h.round()
+    y, h, k = y * scale, h * scale, min(k, m)
+    value, index = kernels.topk(x, y, h, k)
+    expected, _ = kernels.topk(x, y, h, k, backend="reference")
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9 * scale)
+    torch.testing.assert_close(rescored(x, y, h, index), expected, rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+def test_values_are_differentiable(backend):
+    x, y, h = (t.requires_grad_() for t in problem(20, 300, 4, torch.float64))
+    value, index = kernels.topk(x, y, h, 1, backend=backend)
+    value.sum().backward()
+    torch.testing.assert_close(h.grad, torch.bincount(index[:, 0], minlength=300).double())
+    torch.testing.assert_close(x.grad, y[index[:, 0]].detach())
+
+
+def test_extra_memory_is_a_tile():
+    """m = 50,000 targets, d = 100, a million samples: under 1 GB above the inputs. The peak is that of the first tiles,
+    since every tile after them uses the same buffer, so a process that is stopped after a few rows tells it."""
+    code = """
+import resource, torch
+from sdot import kernels
+from sdot.kernels import blocked
+torch.set_num_threads(2)
+x, y, h = torch.zeros(10**6, 100), torch.randn(50_000, 100), torch.zeros(50_000)
+x[:64] = torch.randn(64, 100)
+kernels.topk(x[:64], y, h, 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+slices, count = blocked.Tile.row_slices, []
+def some(self):
+    count.append(len(slices(self)))
+    return slices(self)[:2] + slices(self)[-1:]
+blocked.Tile.row_slices = some
+kernels.topk(x, y, h, 2)
+kernels.soft_mass(x, y, h, 1.0)
+assert max(count) > 100, count
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1e6  # kB
+
+
+def test_a_tile_is_bounded_whatever_the_size():
+    for n in (1, 10**3, 10**9):
+        for m in (1, 10**3, 10**9):
+            rows, columns = blocked.tile_shape(n, m, torch.device("cpu"))
+            assert 1 <= rows <= n
+            assert 1 <= columns <= m
+            assert rows * columns <= 2**21
+
+
+def without_keops(monkeypatch):
+    """A machine where KeOps cannot compile."""
+    monkeypatch.setitem(sys.modules, "pykeops.torch", None)
+
+
+def test_keops_that_cannot_run_says_so_once(monkeypatch):
+    x, y, h = problem(4, 5, 2, torch.float32)
+    without_keops(monkeypatch)
+    with pytest.raises(RuntimeError, match=r"backend 'keops' cannot run here.*g\+\+.*backend='blocked'"):
+        kernels.topk(x, y, h, backend="keops")
+    monkeypatch.setattr(kernels, "_prefers_keops", lambda x: not kernels._said)
+    monkeypatch.setattr(kernels, "_said", set())
+    with pytest.warns(RuntimeWarning, match="falls back to its 'blocked' backend"):
+        kernels.topk(x, y, h)
+    value, _ = kernels.topk(x, y, h)  # the second time is silent: any warning is an error here
+    torch.testing.assert_close(value, kernels.topk(x, y, h, backend="reference")[0])
+
+
+def test_no_compiler_is_one_clear_error(tmp_path):
+    """A real machine without g++: an empty PATH and an empty cache, in a process of its own."""
+    code = (
+        "import torch; from sdot import kernels\n"
+        "x = torch.randn(3, 2)\n"
+        "try: kernels.topk(x, x, torch.zeros(3), backend='keops')\n"
+        "except RuntimeError as e: print('ONE', e)\n"
+        "print('AUTO', kernels.topk(x, x, torch.zeros(3))[1].shape)"
+    )
+    import os
+
+    env = {**os.environ, "PATH": str(tmp_path), "KEOPS_CACHE_FOLDER": str(tmp_path / "cache"), "CXX": ""}
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert run.stdout.startswith("ONE backend 'keops' cannot run here"), run.stdout + run.stderr
+    assert "AUTO torch.Size([3, 1])" in run.stdout
+
+
+def test_keops_is_silent_and_imported_only_when_used(tmp_path):
+    code = (
+        "import sys, torch, sdot\n"
+        "assert not any(name.startswith(('pykeops', 'keopscore')) for name in sys.modules)\n"
+        "x = torch.randn(3, 2)\n"
+        "sdot.kernels.topk(x, x, torch.zeros(3), backend='keops')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == ""
+
+
+def test_threads_may_race_to_the_first_formula():
+    x, y, h = problem(10, 20, 7, torch.float32)  # d = 7 is used nowhere else, so this compiles
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(kernels.topk(x, y, h, backend="keops")[1])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    assert all(torch.equal(r, results[0]) for r in results)
+
+
+@pytest.mark.usefixtures("unchecked")
+class TestBadInput:
+    x, y, h = problem(4, 5, 2, torch.float32)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"k": 6}, "k must be a whole number of at least 1 and at most 5, but 6 came"),
+            ({"k": 0}, "k must be a whole number"),
+            ({"h": torch.zeros(4)}, r"shape \(5,\), but their shape is \(4,\)"),
+            ({"x": torch.zeros(4, 3)}, "x lives in R.3, y in R.2"),
+            ({"x": torch.zeros(4, 2).double()}, "must share dtype and device"),
+            ({"x": torch.zeros(4, 2).int()}, "float32 or float64, but its dtype is torch.int32"),
+            ({"x": torch.zeros(2)}, r"shape \(n, d\)"),
+            ({"y": torch.zeros(0, 2), "h": torch.zeros(0)}, "no targets"),
+            ({"backend": "cuda"}, "backend must be 'auto' or one of"),
+        ],
+    )
+    def test_topk(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            kernels.topk(**{"x": self.x, "y": self.y, "h": self.h, **arguments})
+
+    @pytest.mark.parametrize("eps", [0.0, -1.0, float("nan"), float("inf")])
+    def test_temperature(self, eps):
+        for function in (kernels.soft_mass, kernels.soft_potential, kernels.soft_average):
+            with pytest.raises(ValueError, match="eps must be a positive number"):
+                function(self.x, self.y, self.h, eps)
+
+    def test_no_samples(self):
+        with pytest.raises(ValueError, match="no samples"):
+            kernels.soft_mass(self.x[:0], self.y, self.h, 1.0)
+
+
+def test_backends_share_their_functions():
+    names = {"topk", "soft_mass", "soft_potential", "soft_average"}
+    assert all(names <= set(vars(module)) for module in (reference, blocked, keops))
+    assert set(sdot.kernels.BACKENDS) == {"reference", "blocked", "keops"}
