@@ -10,7 +10,7 @@ class AutoencoderConfig:
     latent: int  # dimension of the codes
     epochs: int
     batch_size: int
-    lr: float = 2e-3
+    lr: float  # highest learning rate of Adam
     noise: float = 0.1  # added to the codes in training, in their standard deviations, so that blends decode well
 
 
@@ -31,6 +31,6 @@ class Config:
 
 
 PRESETS = {
-    "digits": Config(data="digits", ae=AutoencoderConfig(latent=16, epochs=100, batch_size=64)),
-    "mnist": Config(data="mnist", ae=AutoencoderConfig(latent=32, epochs=10, batch_size=128)),
+    "digits": Config(data="digits", ae=AutoencoderConfig(latent=16, epochs=200, batch_size=256, lr=5e-3)),
+    "mnist": Config(data="mnist", ae=AutoencoderConfig(latent=32, epochs=12, batch_size=128, lr=2e-3)),
 }

@@ -57,7 +57,7 @@ def idx_pair(root: Path, part: str) -> tuple[Float[Tensor, "n 1 28 28"], Int[Ten
     return images[:, None].float() / 255, labels.long()
 
 
-def read_idx(path: Path) -> Int[Tensor, "..."]:
+def read_idx(path: Path) -> Int[Tensor, ...]:
     """An idx file of bytes, plain or with the ending .gz: the magic 0 0 8 rank, big-endian sizes, then the values."""
     path = path if path.exists() else path.with_name(f"{path.name}.gz")
     try:

@@ -1,0 +1,92 @@
+"""Stage `ot`: carry noise onto the codes by optimal transport, and decode new digits.
+
+The only stage that solves. The optimal map T sends noise x to one of the codes, so that decoding T(x) would only return
+reconstructions. The entropic map T.soft(x, eps) blends the few codes whose cells lie nearest to x: new codes, new digits.
+
+Reads autoencoder.safetensors and codes.npy; writes map.safetensors, generated.png, nearest.png, convergence.png and ot.json.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pictures
+import torch
+from config import Config
+from data import Images
+from jaxtyping import Float
+from torch import Tensor
+
+import sdot
+
+BLEND = 0.9  # a sample is called a blend when no code weighs more
+
+
+@torch.no_grad()
+def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(config.seed)
+    codes = torch.from_numpy(np.load(out / "codes.npy"))
+    source, target = sdot.Gaussian(dim=config.ae.latent), sdot.DiscreteMeasure.uniform(codes)
+    checkpoint = out / "ot.checkpoint"
+    solution = sdot.solve(source, target, tol=config.ot.tol, progress=True, checkpoint=checkpoint, generator=generator)
+    T = solution.map
+    sdot.save(T, out / "map.safetensors", source=source, certificate=solution.certificate)
+    pictures.convergence(out / "convergence.png", solution, config.ot.tol)
+
+    x = source.sample(2000, like=codes, generator=generator)
+    eps = temperature(T, x, config.ot.hardness)
+    weight = largest_weight(T, x, eps)
+    decode = networks.load(out / "autoencoder.safetensors", config.data, config.ae.latent).decoder
+    new = decode(T.soft(x, eps))
+    pictures.sheet(out / "generated.png", new[:160])
+    blends = new[weight < BLEND][:48]
+    near, _ = nearest(blends, images.train)
+    pairs = torch.stack([blends.unflatten(0, (3, 16)), near.unflatten(0, (3, 16))], 1)
+    pictures.sheet(out / "nearest.png", pairs.flatten(0, 2), rows=["new digit", "nearest image"] * 3)
+
+    checkpoint.unlink()
+    return {
+        "certificate": asdict(solution.certificate),
+        "summary": str(solution.certificate),
+        "samples": solution.history[-1].samples,
+        "seconds": solution.seconds,
+        "stopped_by": solution.reason,
+        "eps": eps,
+        "blends": (weight < BLEND).float().mean().item(),
+        "mean_largest_weight": weight.mean().item(),
+        "nearest_image_to_new": nearest(new[:500], images.train)[1],
+        "nearest_image_to_held_out": nearest(images.test[:500], images.train)[1],
+        "class_shares": shares(images.train_labels),
+        "class_shares_of_map": shares(images.train_labels[T.cell(source.sample(100_000, like=codes, generator=generator))]),
+    }
+
+
+def largest_weight(T: sdot.BrenierMap, x: Float[Tensor, "n d"], eps: float) -> Float[Tensor, " n"]:
+    """How much the foremost code weighs in each blend T.soft(x, eps)."""
+    return ((T.potential(x) - sdot.kernels.soft_potential(x, T.points, T.heights, eps)) / eps).exp()
+
+
+def temperature(T: sdot.BrenierMap, x: Float[Tensor, "n d"], hardness: float) -> float:
+    """The temperature at which the largest weight is `hardness` in the mean, by bisection on a logarithmic scale."""
+    high = 10 * T.potential(x).std().item()
+    low = 1e-6 * high
+    while high > 1.001 * low:
+        middle = (low * high) ** 0.5
+        harder = largest_weight(T, x, middle).mean() > hardness
+        low, high = (middle, high) if harder else (low, middle)
+    return middle
+
+
+def nearest(images: Tensor, training: Tensor) -> tuple[Tensor, float]:
+    """The nearest training image of each image, and the mean squared difference of their pixels."""
+    near = training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
+    return near, (near - images).square().mean().item()
+
+
+def shares(labels: Tensor) -> list[float]:
+    """How often each of the ten digits occurs."""
+    return (torch.bincount(labels, minlength=10) / len(labels)).tolist()

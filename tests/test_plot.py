@@ -1,0 +1,61 @@
+"""Pictures are drawn from the right numbers; whether they are beautiful is for eyes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import sdot
+from sdot import plot
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_cells_are_coloured_apart(generator):
+    T = sdot.BrenierMap(torch.rand(40, 2, generator=generator), torch.zeros(40))
+    picture = plot.cells(T, resolution=120).images[0].get_array()
+    assert picture.shape == (120, 120, 3)
+    u = (np.arange(120) + 0.5) / 120
+    index = T.cell(np.stack(np.meshgrid(u, u), -1).reshape(-1, 2)).reshape(120, 120)
+    colours = plot._colours(index)
+    assert all(len(np.unique(colours[index == i])) == 1 for i in np.unique(index))
+    different = index[:, 1:] != index[:, :-1]
+    assert (colours[:, 1:] != colours[:, :-1])[different].mean() > 0.97
+
+
+def test_cells_need_the_plane():
+    with pytest.raises(ValueError, match=r"the map lives in R\^3"):
+        plot.cells(sdot.BrenierMap(torch.eye(3), torch.zeros(3)))
+
+
+def test_convergence_shows_the_history(generator):
+    source, target = sdot.Gaussian(dim=3), sdot.DiscreteMeasure.uniform(torch.randn(100, 3, generator=generator))
+    solution = sdot.solve(source, target, tol=0.05, generator=generator)
+    ax = plot.convergence(solution, tol=0.05)
+    measured = [(r.samples, r.chi2) for r in solution.history if 0 < r.chi2 < np.inf]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), measured)
+    limit = ax.lines[1].get_xydata()
+    np.testing.assert_allclose(limit[:, 1], 99 / limit[:, 0])
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+def test_sheet_places_every_image():
+    images = torch.arange(5 * 4).reshape(5, 1, 2, 2) / 20
+    picture = np.asarray(plot.sheet(images, columns=3).images[0].get_array())
+    assert picture.shape == (2 * 3 - 1, 3 * 3 - 1)
+    np.testing.assert_allclose(picture[3:5, 3:5], images[4, 0])
+    np.testing.assert_allclose(picture[:2, 6:8], images[2, 0])
+    colour = plot.sheet(torch.rand(4, 3, 2, 2), columns=2, gap=0).images[0].get_array()
+    assert colour.shape == (4, 4, 3)
+
+
+def test_points_share_a_scale(generator):
+    clouds = [torch.randn(50, 2, generator=generator), np.random.default_rng(0).normal(size=(20, 2)) * 3]
+    figure = plot.points(*clouds, titles=["source", "target"])
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()
+    assert right.get_title(loc="left") == "target"
