@@ -35,8 +35,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     with replacing(out / "codes.npy") as part:
         np.save(part, apply(model.encoder, images.train).numpy())
     shown = images.test[:48]
-    pairs = torch.stack([shown.unflatten(0, (3, 16)), model(shown).detach().unflatten(0, (3, 16))], 1)
-    pictures.sheet(out / "reconstructions.png", pairs.flatten(0, 2), rows=["held-out image", "reconstruction"] * 3)
+    pictures.pairs(out / "reconstructions.png", shown, apply(model, shown), ("held-out image", "reconstruction"))
     return {
         "images": len(images.train),
         "latent": config.ae.latent,

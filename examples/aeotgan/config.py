@@ -17,7 +17,7 @@ class AutoencoderConfig:
 @dataclass(frozen=True, kw_only=True)
 class TransportConfig:
     tol: float = 0.015  # chi^2 of the cell masses, see sdot.solve
-    hardness: float = 0.7  # mean largest weight in a blend of codes; 1 would return the codes themselves
+    hardness: float = 0.6  # mean largest weight in a blend of codes; 1 would return the codes themselves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def read(out: Path, stage: str, made_from: dict[str, Any]) -> dict[str, Any] | N
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text())
-    before = result["settings"]
+    before = result.get("settings", {})
     names = [name for name in before | made_from if before.get(name) != made_from.get(name)]
     if names:
         changes = ", ".join(f"{name} was {before.get(name)} and is {made_from.get(name)}" for name in names)

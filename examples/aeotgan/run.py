@@ -1,7 +1,8 @@
 """AE-OT: an autoencoder, then optimal transport from noise onto its codes (An et al., ICLR 2020).
 
-python run.py                              scikit-learn's digits, about a minute
-python run.py --data mnist --root FOLDER   MNIST, from the folder with its four idx files
+On the command line:
+    python examples/aeotgan/run.py                              scikit-learn's digits, in less than a minute
+    python examples/aeotgan/run.py --data mnist --root FOLDER   MNIST, from the folder with its four idx files
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> int:
     out = options.out or Path("runs", options.data)
     try:
         print(run(PRESETS[options.data], options.root, out, options.stages, options.force))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     return 0
@@ -58,6 +59,7 @@ def run(config: Config, root: Path | None, out: Path, stages: list[str], force: 
             results.discard(out, order[k + 1 :])  # what follows was made from something else
             result = {"settings": settings, **STAGES[stage](config, images, out)}
             results.write(out / f"{stage}.json", result)
+            (out / f"{stage}.checkpoint").unlink(missing_ok=True)
         if result is not None:
             found[stage] = result
     versions = {"sdot": sdot.__version__, "torch": torch.__version__, "numpy": np.__version__}
@@ -68,21 +70,20 @@ def run(config: Config, root: Path | None, out: Path, stages: list[str], force: 
 def summary(found: dict[str, Any], out: Path) -> list[str]:
     lines = []
     if ae := found.get("ae"):
+        test = f"{ae['test_error']:.4f} on {ae['test_images']:,} held-out images"
         lines += [
-            f"autoencoder   {ae['images']:,} images -> codes in R^{ae['latent']} in {ae['seconds']:.0f} s; mean squared error of a "
-            f"pixel {ae['train_error']:.4f}, held out {ae['test_error']:.4f} ({ae['test_images']:,} images)",
+            f"autoencoder  {ae['images']:,} images to codes in R^{ae['latent']}, learnt in {ae['seconds']:.0f} s",
+            f"its error    {ae['train_error']:.4f} a pixel (mean square), {test}",
         ]
     if ot := found.get("ot"):
-        worst = max(abs(a - b) for a, b in zip(ot["class_shares"], ot["class_shares_of_map"], strict=True))
+        wrong, blends = 100 * ot["certificate"]["tv_bound"], 100 * ot["blends"]
+        worst = 100 * max(abs(a - b) for a, b in zip(ot["class_shares"], ot["class_shares_of_map"], strict=True))
         lines += [
-            f"transport     Gaussian noise onto the codes in {ot['seconds']:.1f} s, with {ot['samples']:,} samples",
-            f"certificate   {ot['summary']}",
-            f"balance       every digit comes up as often as in the data, within {100 * worst:.1f} % of the whole",
-            f"new digits    {100 * ot['blends']:.0f} % of the noise gives a blend of several codes, the rest nearly one code; the nearest "
-            f"training image differs by {ot['nearest_image_to_new']:.4f} a pixel",
+            f"transport    noise onto the codes in {ot['seconds']:.0f} s; at most {wrong:.1f} % of it goes to a wrong code",
+            f"certificate  {ot['summary']}",
+            f"new digits   {blends:.0f} % blend several codes; every class keeps its share of the data within {worst:.1f} %",
         ]
-    pictures = ", ".join(sorted(path.name for path in out.glob("[!p]*.png")))
-    return [*lines, f"pictures      {pictures} in {out}/", f"more          {out}/report.json; sdot info {out}/map.safetensors"]
+    return [*lines, f"pictures     {', '.join(sorted(path.name for path in out.glob('*.png')))}", f"folder       {out}"]
 
 
 if __name__ == "__main__":

@@ -31,24 +31,24 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(config.seed)
     codes = torch.from_numpy(np.load(out / "codes.npy"))
     source, target = sdot.Gaussian(dim=config.ae.latent), sdot.DiscreteMeasure.uniform(codes)
-    checkpoint = out / "ot.checkpoint"
-    solution = sdot.solve(source, target, tol=config.ot.tol, progress=True, checkpoint=checkpoint, generator=generator)
+    solution = sdot.solve(
+        source, target, tol=config.ot.tol, progress=True, checkpoint=out / "ot.checkpoint", generator=generator
+    )
     T = solution.map
     sdot.save(T, out / "map.safetensors", source=source, certificate=solution.certificate)
     pictures.convergence(out / "convergence.png", solution, config.ot.tol)
 
-    x = source.sample(2000, like=codes, generator=generator)
+    x = source.sample(500, like=codes, generator=generator)
     eps = temperature(T, x, config.ot.hardness)
     weight = largest_weight(T, x, eps)
     decode = networks.load(out / "autoencoder.safetensors", config.data, config.ae.latent).decoder
     new = decode(T.soft(x, eps))
+    near = nearest(new, images.train)
     pictures.sheet(out / "generated.png", new[:160])
-    blends = new[weight < BLEND][:48]
-    near, _ = nearest(blends, images.train)
-    pairs = torch.stack([blends.unflatten(0, (3, 16)), near.unflatten(0, (3, 16))], 1)
-    pictures.sheet(out / "nearest.png", pairs.flatten(0, 2), rows=["new digit", "nearest image"] * 3)
+    pictures.pairs(out / "nearest.png", new[:48], near[:48], ("new digit", "nearest image"))
 
-    checkpoint.unlink()
+    held_out = images.test[:500]
+    many = source.sample(100_000, like=codes, generator=generator)
     return {
         "certificate": asdict(solution.certificate),
         "summary": str(solution.certificate),
@@ -58,10 +58,10 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
         "eps": eps,
         "blends": (weight < BLEND).float().mean().item(),
         "mean_largest_weight": weight.mean().item(),
-        "nearest_image_to_new": nearest(new[:500], images.train)[1],
-        "nearest_image_to_held_out": nearest(images.test[:500], images.train)[1],
+        "nearest_image_to_new": difference(new, near),
+        "nearest_image_to_held_out": difference(held_out, nearest(held_out, images.train)),
         "class_shares": shares(images.train_labels),
-        "class_shares_of_map": shares(images.train_labels[T.cell(source.sample(100_000, like=codes, generator=generator))]),
+        "class_shares_of_map": shares(images.train_labels[T.cell(many)]),
     }
 
 
@@ -81,10 +81,14 @@ def temperature(T: sdot.BrenierMap, x: Float[Tensor, "n d"], hardness: float) ->
     return middle
 
 
-def nearest(images: Tensor, training: Tensor) -> tuple[Tensor, float]:
-    """The nearest training image of each image, and the mean squared difference of their pixels."""
-    near = training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
-    return near, (near - images).square().mean().item()
+def nearest(images: Tensor, training: Tensor) -> Tensor:
+    """The nearest training image of each image."""
+    return training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Mean squared difference of their pixels."""
+    return (a - b).square().mean().item()
 
 
 def shares(labels: Tensor) -> list[float]:

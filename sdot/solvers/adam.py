@@ -41,7 +41,7 @@ class Adam:
         max_samples_per_target: Where the doubling stops.
     """
 
-    lr: float = 0.02
+    lr: float = 0.005
     betas: tuple[float, float] = (0.9, 0.5)
     adam_eps: float = 1e-3
     samples_per_target: float = 1.0

@@ -44,7 +44,7 @@ class Averaged:
 
     lr: float = 0.5
     lr_decay: float = 2 / 3
-    batch_size: int = 1024
+    batch_size: int = 256
     eps: float = 0.1
     eps_decay: float = 0.5
     average_power: float = 2.0

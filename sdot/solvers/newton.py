@@ -27,11 +27,13 @@ from .base import State, batch_chi2, centre, score_spread
 
 @dataclass(frozen=True, kw_only=True)
 class NewtonState(State):
-    """Adds the temperature (0 once annealed), the running Hessian as edges i < j with weights, and the filter's memory."""
+    """Adds the temperature (0 once annealed), the running Hessian as edges i < j with weights and the number of samples it is
+    worth, and the filter's memory."""
 
     eps: float = 0.0
     edges: Int[Tensor, " e"]  # i * m + j, increasing
     facets: Float[Tensor, " e"]
+    known: float = 0.0
     newton_steps: int = 0
     batch: int = 0
     low_gains: int = 0
@@ -47,7 +49,7 @@ class Newton:
         batch_per_target: First number of samples a Newton step, per target; doubles when the gain stays low.
         max_batch_per_target: Where the doubling stops.
         facet_quantile: Share of the samples that counts as near a facet.
-        ridge: Regularisation of the Hessian, in units of nu_i / (mean gap); fades as the Hessian is averaged.
+        ridge: Regularisation of the Hessian, in units of nu_i / (mean gap); fades with the samples behind the Hessian.
         edges_per_target: Most edges of the Hessian that are kept, per target.
     """
 
@@ -93,7 +95,9 @@ class Newton:
         edges, facets = merge_edges((state.edges, keep * state.facets), (edges, (1 - keep) * facets))
         edges, facets = strongest(edges, facets, self.edges_per_target * m)
 
-        ridge = nu / mean_gap * self.ridge / (1 + 0.2 * t)
+        known = 1 / (keep**2 / max(state.known, 1.0) + (1 - keep) ** 2 / n)
+        # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
+        ridge = self.ridge * (nu + 1 / n) / mean_gap / (1 + 0.5 * known * nu)
         direction = newton_direction(edges, facets, ridge, nu - count / n)
         length = min(gain, 3 * mean_gap / max(float(direction.abs().max()), 1e-300))
         low = state.low_gains + 1 if gain < 0.3 else 0
@@ -104,6 +108,7 @@ class Newton:
             chi2=(1 - length) ** 2 * signal + length**2 * noise,
             edges=edges,
             facets=facets,
+            known=known,
             newton_steps=t + 1,
             batch=2 * n if double else n,
             low_gains=0 if double else low,
