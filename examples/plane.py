@@ -84,11 +84,11 @@ def draw(solution: sdot.Solution, generator: Generator) -> Figure:
     left, middle, right, last = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.25])
     hue = colours(T.points)
     draw_cells(left, T, hue)
-    x = SOURCE.sample(8000, like=T.points, generator=generator)
+    x = SOURCE.sample(60_000, like=T.points, generator=generator)
     cell = T.cell(x)
-    middle.scatter(*x.T, s=3, c=hue[cell], linewidths=0)
+    middle.scatter(*x[:8000].T, s=3, c=hue[cell[:8000]], linewidths=0)
     hits = torch.bincount(cell, minlength=len(hue))
-    right.scatter(*T.points.T, s=1.2 * hits, c=hue, linewidths=0)
+    right.scatter(*T.points.T, s=0.15 * hits, c=hue, linewidths=0)
     for ax, title in zip((left, middle, right), ("power cells", "samples x", "T(x), larger where hit more often"), strict=True):
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
         ax.set_title(title, fontsize=10)
@@ -97,7 +97,7 @@ def draw(solution: sdot.Solution, generator: Generator) -> Figure:
     last.set_box_aspect(0.85)
     for axis in (last.xaxis, last.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:,g}")
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
     return figure
 

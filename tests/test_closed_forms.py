@@ -14,7 +14,6 @@ from torch import Tensor
 
 import sdot
 from sdot import kernels, semidual
-from sdot.solvers.newton import facet_edges, top_two
 
 
 @cache
@@ -52,14 +51,8 @@ def assert_exact(p: Problem, n: int = 2**14) -> None:
     assert float(z[n * nu >= 20].abs().max()) < math.sqrt(2 * math.log(m)) + 3
     if p.correlation is not None:
         noise = float(p.map.potential(x).std()) / math.sqrt(n)
-        assert abs(float(semidual.energy(p.heights, p.target, x)) - float(energy_at_least(p))) < 4 * noise
+        assert abs(float(semidual.energy(p.heights, p.target, x)) - p.correlation) < 4 * noise
         assert abs(certificate.w2_squared - p.w2_squared) < 4 * certificate.w2_squared_error
-
-
-def energy_at_least(p: Problem) -> float:
-    """The least energy: it does not know the constant in the heights."""
-    assert p.correlation is not None
-    return p.correlation
 
 
 # --- the oracles among themselves
@@ -75,9 +68,9 @@ def energy_at_least(p: Problem) -> float:
             lambda: cf.line(
                 sdot.UniformCube(2),
                 cf.UNIFORM,
-                *torch.tensor([[0.25, 0.75], [0.5, 0.5]]).double(),
-                torch.tensor([1.0, 0.0]).double(),
-                torch.tensor([0.0, 0.5]).double(),
+                *cf.real([[0.25, 0.75], [0.5, 0.5]]),
+                cf.real([1.0, 0.0]),
+                cf.real([0.0, 0.5]),
             ),
             1 / 12 + 1 / 48,
         ),
@@ -96,22 +89,22 @@ def standard_pair() -> tuple[Problem, Problem]:
     """Two atoms, as a half-space problem and as a problem on the line."""
     y, d = cf.reals(2, 3, seed=40), 3
     half = cf.two_atoms(torch.zeros(d).double(), torch.eye(d).double(), y, 0.3)
-    t = torch.tensor([0.0, float((y[1] - y[0]).norm())]).double()
-    return half, cf.line(sdot.Gaussian(d), cf.NORMAL, t, torch.tensor([0.3, 0.7]).double(), (y[1] - y[0]) / t[1], y[0])
+    t = cf.real([0.0, float((y[1] - y[0]).norm())])
+    return half, cf.line(sdot.Gaussian(d), cf.NORMAL, t, cf.real([0.3, 0.7]), (y[1] - y[0]) / t[1], y[0])
 
 
 def cube_pair() -> tuple[Problem, Problem]:
-    axis = (torch.arange(4).double() + 0.5) / 4, torch.full((4,), 0.25).double()
+    axis = (torch.arange(4).double() + 0.5) / 4, cf.real([0.25] * 4)
     return cf.cube_grid(4, 3), cf.grid(sdot.UniformCube(3), cf.UNIFORM, [axis] * 3, torch.eye(3).double())
 
 
 def sign_pair() -> tuple[Problem, Problem]:
-    axis = torch.tensor([[-1.0, 1.0], [0.5, 0.5]]).double()
+    axis = cf.real([[-1.0, 1.0], [0.5, 0.5]])
     return cf.hypercube(4), cf.grid(sdot.Gaussian(4), cf.NORMAL, [(axis[0], axis[1])] * 4, torch.eye(4).double())
 
 
 def shell_pair() -> tuple[Problem, Problem]:
-    radii, nu = torch.tensor([[0.0, 1.5], [0.2, 0.8]]).double()
+    radii, nu = cf.real([[0.0, 1.5], [0.2, 0.8]])
     return cf.origin_and_axes(6, 1.5, 0.2), cf.shells(sdot.Gaussian(6), cf.largest_of_normals(6), cf.signed_axes(6), radii, nu)
 
 
@@ -122,7 +115,7 @@ def square_pair() -> tuple[Problem, Problem]:
 
 
 def simplex_pair() -> tuple[Problem, Problem]:
-    one, half = torch.ones(1, 1).double(), torch.tensor([[-1.0, 1.0], [0.5, 0.5]]).double()
+    one, half = cf.real([[1.0]]), cf.real([[-1.0, 1.0], [0.5, 0.5]])
     return cf.simplex(1), cf.line(sdot.Gaussian(1), cf.NORMAL, *half, one[0])
 
 
@@ -175,17 +168,16 @@ def big_grid() -> tuple[Problem, sdot.DiscreteMeasure]:
 
 def test_131072_targets_have_boxes_for_cells():
     p, target = big_grid()
-    n, m = 1024, len(target)
+    n, m = 768, len(target)
     assert m == 131072
     assert float(p.target.weights.max() / p.target.weights.min()) > 900
     x = p.source.sample(n, like=target.points, generator=cf.seeded(0))
-    index = sdot.BrenierMap(target.points, p.heights)(x), sdot.BrenierMap(target.points, p.heights).cell(x)
+    index = sdot.BrenierMap(target.points, p.heights).cell(x)
     upper = x.double() @ cf.frame(128, 17, seed=1) > cf.ndtri(0.4)  # the side of every axis that x lies on
     expected = upper.long() @ (2 ** torch.arange(16, -1, -1))
     # float32 scores of size 20 are off by 1e-5 at most, and x is so near to one of 17 facets with probability 1e-4
-    assert int((index[1] != expected).sum()) <= 2
-    torch.testing.assert_close(index[0], target.points[index[1]])
-    chi2 = float(semidual.chi2(torch.bincount(index[1], minlength=m).double(), p.target.weights))
+    assert int((index != expected).sum()) <= 2
+    chi2 = float(semidual.chi2(torch.bincount(index, minlength=m).double(), p.target.weights))
     assert abs(chi2) < 4 * cf.chi2_sd(m, n)
 
 
@@ -218,14 +210,14 @@ def assert_solved(name: str, solution: sdot.Solution, tol: float) -> None:
 
 
 def budget(p: Problem, tol: float) -> int:
-    """Fifty times what an efficient solver needs, and room for a start."""
-    return int(50 * len(p.target) / tol) + 10**5
+    """Twenty times what an efficient solver needs, and room for a start."""
+    return int(20 * len(p.target) / tol) + 10**5
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_default_solver_finds_the_heights(name: str):
     p = exact(name)
-    tol = 0.002 if len(p.target) < 50 else 0.01
+    tol = 0.002 if len(p.target) < 50 and p.target.dim < 50 else 0.01
     solution = sdot.solve(p.source, p.target, tol=tol, max_samples=budget(p, tol), generator=cf.seeded(1))
     assert_solved(name, solution, tol)
 
@@ -335,7 +327,7 @@ def test_only_the_sum_of_the_weights_of_equal_points_counts():
 def test_a_point_of_no_weight_changes_nothing():
     p = exact("origin and axes")
     m = len(p.target)
-    nu = torch.cat([torch.zeros(1).double(), p.target.weights])
+    nu = torch.cat([cf.real([0.0]), p.target.weights])
     with pytest.warns(UserWarning, match="1 of 14 target points have weight 0"):
         target = sdot.DiscreteMeasure(torch.cat([cf.reals(1, 6, seed=5), p.target.points]), nu)
     solution = sdot.solve(p.source, target, tol=0.01, generator=cf.seeded(1))
@@ -372,22 +364,15 @@ def test_gaussian_identities_of_the_hessian(name: str):
 
     Shifting h by <a, y> moves the cells by -a; scaling it dilates them.
     """
-    y, h = (
-        (cf.reals(12, 5, seed=62), 0.5 * cf.reals(12, seed=63))
-        if name == "random"
-        else (
-            exact(name).target.points,
-            exact(name).heights,
-        )
+    p = (
+        exact(name)
+        if name != "random"
+        else cf.problem(sdot.Gaussian(5), cf.reals(12, 5, seed=62), cf.weights(12, 64), cf.reals(12, seed=63), None)
     )
-    m, n = len(y), 2**20
-    target, x = sdot.DiscreteMeasure.uniform(y), sdot.Gaussian(5).sample(n, like=y, generator=cf.seeded(0))
-    first, second, gap = top_two(h, target, lambda _: [x], n)
-    edge, density = facet_edges(first, second, gap, m, quantile=0.03)
-    adjacency = torch.zeros(m, m, dtype=torch.float64).index_put_((edge // m, edge % m), density)
-    adjacency = adjacency + adjacency.T
-    L = torch.diag(adjacency.sum(1)) - adjacency
-    w = torch.bincount(first, minlength=m) / n
+    y, h, n = p.target.points, p.heights, 2**20
+    L, x = cf.laplacian(p, n, share=0.03), p.sample(n)
+    first = p.map.cell(x)
+    w = torch.bincount(first, minlength=len(y)) / n
     B = torch.zeros_like(y).index_add_(0, first, x) / n
     S = torch.zeros_like(h).index_add_(0, first, x.square().sum(1)) / n
     # 3 % of 2^20 samples are some 31,000, thousands a cell: 2 % of noise, and 1 % since the band has a width
@@ -410,15 +395,13 @@ def test_hessian_on_the_line():
 
 
 def test_derivative_of_the_cost_by_the_targets():
-    """dW_2^2 / dy_i = 2 nu_i (y_i - b_i), that is d(correlation) / dy_i = nu_i b_i: autograd against differences of the formula."""
+    """dW_2^2 / dy_i = 2 nu_i (y_i - b_i), so d(correlation) / dy_i = nu_i b_i: autograd against differences of the formula."""
     p, n, step = exact("normal line"), 2**18, 1e-5
     nu, x = p.target.weights, p.sample(n)
     y = p.target.points.clone().requires_grad_()
     kernels.topk(x, y, p.heights)[0].mean().backward()
     t = p.target.points[:, 0]
-    line = p.target.points[0] / t[0] if float(t[0]) else cf.ONE
-    assert float(line.abs()) == pytest.approx(1)
     correlation = [[cf.on_the_line(cf.NORMAL, t + s * e, nu)[1] for s in (-step, step)] for e in torch.eye(len(t)).double()]
-    expected = torch.tensor([(b - a) / (2 * step) for a, b in correlation]).double()
+    expected = cf.real([(b - a) / (2 * step) for a, b in correlation])
     noise = (x * (p.map.cell(x)[:, None] == torch.arange(len(t)))).std(0) / math.sqrt(n)
     assert float(((y.grad[:, 0] - expected) / noise).abs().max()) < 4.5  # 30 standard normals

@@ -50,6 +50,7 @@ class Newton:
         max_batch_per_target: Where the doubling stops.
         facet_quantile: Share of the samples that counts as near a facet.
         ridge: Regularisation of the Hessian, in units of nu_i / (mean gap); fades with the samples behind the Hessian.
+        reach: Longest step, as the change of the height difference between neighbouring cells, in units of the mean gap.
         edges_per_target: Most edges of the Hessian that are kept, per target.
     """
 
@@ -59,6 +60,7 @@ class Newton:
     max_batch_per_target: float = 256.0
     facet_quantile: float = 0.3
     ridge: float = 0.3
+    reach: float = 3.0
     edges_per_target: int = 128
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
@@ -99,7 +101,7 @@ class Newton:
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
         ridge = self.ridge * (nu + 1 / n) / mean_gap / (1 + 0.5 * known * nu)
         direction = newton_direction(edges, facets, ridge, nu - count / n)
-        length = min(gain, 3 * mean_gap / max(float(direction.abs().max()), 1e-300))
+        length = min(gain, self.reach * mean_gap / max(typical_jump(direction, first, second), 1e-300))
         low = state.low_gains + 1 if gain < 0.3 else 0
         double = low >= 2 and n < self.max_batch_per_target * m
         return replace(
@@ -176,6 +178,13 @@ def facet_edges(
     i, j = first[near], second[near]
     edge, times = torch.unique(torch.minimum(i, j) * m + torch.maximum(i, j), return_counts=True)
     return edge, times.to(gap) / (2 * max(delta, 1e-300) * n)
+
+
+def typical_jump(direction: Float[Tensor, " m"], first: Int[Tensor, " n"], second: Int[Tensor, " n"]) -> float:
+    """What a step changes between neighbours, up to 1 % of outliers. Neighbours may rise together as far as they like:
+    only differences move facets."""
+    jump = (direction[first] - direction[second]).abs()
+    return float(jump.kthvalue(math.ceil(0.99 * len(jump))).values)
 
 
 Edges = tuple[Tensor, Tensor]
