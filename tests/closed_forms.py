@@ -310,6 +310,19 @@ def inverse(source: sdot.Source, y: Tensor, h: Tensor, n: int, seed: int) -> Pro
     return problem(source, y, count / count.sum(), h, None)
 
 
+def missed(p: Problem, nu: Tensor) -> Problem:
+    """The same map asked for other weights: its cells have the masses of p, so every error is known."""
+    return replace(p, target=sdot.DiscreteMeasure(p.target.points, nu))
+
+
+def chi2(w: Tensor, nu: Tensor) -> float:
+    return float(((w - nu).square() / nu).sum())
+
+
+def total_variation(w: Tensor, nu: Tensor) -> float:
+    return float((w - nu).abs().sum()) / 2
+
+
 # --- laws: from one problem with an answer to another
 
 

@@ -211,13 +211,13 @@ def assert_solved(name: str, solution: sdot.Solution, tol: float) -> None:
 
 def budget(p: Problem, tol: float) -> int:
     """Twenty times what an efficient solver needs, and room for a start."""
-    return int(20 * len(p.target) / tol) + 10**5
+    return int(20 * len(p.target) / tol) + 5 * 10**4
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_default_solver_finds_the_heights(name: str):
     p = exact(name)
-    tol = 0.002 if len(p.target) < 50 and p.target.dim < 50 else 0.01
+    tol = 0.002 if len(p.target) < 4 else 0.005 if len(p.target) < 50 else 0.01
     solution = sdot.solve(p.source, p.target, tol=tol, max_samples=budget(p, tol), generator=cf.seeded(1))
     assert_solved(name, solution, tol)
 
@@ -364,20 +364,18 @@ def test_gaussian_identities_of_the_hessian(name: str):
 
     Shifting h by <a, y> moves the cells by -a; scaling it dilates them.
     """
-    p = (
-        exact(name)
-        if name != "random"
-        else cf.problem(sdot.Gaussian(5), cf.reals(12, 5, seed=62), cf.weights(12, 64), cf.reals(12, seed=63), None)
-    )
-    y, h, n = p.target.points, p.heights, 2**20
-    L, x = cf.laplacian(p, n, share=0.03), p.sample(n)
+    p = exact(name) if name != "random" else cf.one_orbit(sdot.Gaussian(5), cf.reals(12, 5, seed=62), None)
+    p = replace(p, heights=p.heights + 0.1 * cf.reals(len(p.target), seed=63))
+    y, h, n, share = p.target.points, p.heights, 2**20, 0.03
+    L, x = cf.laplacian(p, n, share), p.sample(n)
     first = p.map.cell(x)
     w = torch.bincount(first, minlength=len(y)) / n
     B = torch.zeros_like(y).index_add_(0, first, x) / n
     S = torch.zeros_like(h).index_add_(0, first, x.square().sum(1)) / n
-    # 3 % of 2^20 samples are some 31,000, thousands a cell: 2 % of noise, and 1 % since the band has a width
-    assert float((L @ y - B).norm() / B.norm()) < 0.04
-    assert float((L @ h - (5 * w - S)).norm() / (5 * w - S).norm()) < 0.04
+    # share * n / m samples a cell: their noise, twice since neighbours pull in opposite directions
+    allowed = 2 * math.sqrt(len(y) / (share * n))
+    assert float((L @ y - B).norm() / B.norm()) < allowed
+    assert float((L @ h - (5 * w - S)).norm() / (5 * w - S).norm()) < allowed
 
 
 def test_hessian_on_the_line():
