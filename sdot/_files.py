@@ -25,7 +25,10 @@ def write(path: Path_, tensors: dict[str, Tensor], info: dict[str, Any]) -> None
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # the user's own: safetensors would leave 0600
         save_file(tensors, part, metadata={KEY: json.dumps(info)})
+        part.chmod(mode)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

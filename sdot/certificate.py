@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from . import _checks, kernels
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed
-from .semidual import chi2, kantorovich
+from .semidual import kantorovich
 
 QUANTILE = 2.02  # (q - k) / sqrt(2 k) for the 95 % quantile q of a chi-square law is at most this, whatever k
 
@@ -25,7 +25,8 @@ class Certificate:
     is the whole error.
 
     Attributes:
-        chi2: Unbiased estimate of sum_i (w_i - nu_i)^2 / nu_i; may be slightly negative near zero.
+        chi2: Unbiased estimate of sum_i (w_i - nu_i)^2 / nu_i; may be slightly negative near zero, and is infinite if a target
+            without weight is hit.
         chi2_error: Its standard error.
         tv_bound: Upper 95 % confidence bound on the total variation 1/2 sum_i |w_i - nu_i| <= 1/2 sqrt(chi^2): the share of
             mass that goes to the wrong target.
@@ -93,7 +94,7 @@ def certify(
         )
     support, nu = target.support, target.weights[target.support]
     m = len(nu)
-    budget = _checks.count("max_samples", max_samples or max(1000 * m, 10**5))
+    budget = max(1000 * m, 10**5) if max_samples is None else _checks.count("max_samples", max_samples)
     # per sample |x - T(x)|^2 - 2 (g_i - <nu, g>), whose mean is twice the dual value
     g = kantorovich(T.heights.to(nu.dtype), T.points)
     g = g - nu @ g[support]
@@ -108,35 +109,38 @@ def certify(
             distance = (x - T.points[index]).to(nu.dtype).square().sum(1)
             value = distance - 2 * g[index]
             cost, dual, square = cost + float(distance.sum()), dual + float(value.sum()), square + float(value.square().sum())
-        estimate, error = chi2_and_error(count[support].to(nu.dtype), nu)
-        goal = max(precision, abs(estimate) / 10)
+        stray = 1 - float(count[support].sum()) / draw.count  # share of mass that goes where none should
+        estimate, error = chi2_and_error(count[support].to(nu.dtype), nu, draw.count)
+        goal = precision if stray > 0 else max(precision, abs(estimate) / 10)
         if draw.count >= budget or error <= goal:
             break
         wanted = min(budget, math.ceil(draw.count * min(2.0, 1.05 * error / goal)))
     n = draw.count
-    stray = 1 - float(count[support].sum()) / n  # mass on targets of no weight: nothing of it can be right
+    stray_bound = stray + QUANTILE * math.sqrt(stray * (1 - stray) / n) if stray > 0 else 0.0
+    # 1/2 sum |w - nu| <= 1/2 (stray + (sum_support (w - nu)^2 / nu)^1/2), where w sums to 1 - stray on the support
+    tv_bound = (stray_bound + math.sqrt(max(0.0, estimate + 2 * stray_bound + QUANTILE * error))) / 2
     return Certificate(
-        chi2=estimate,
-        chi2_error=error,
-        tv_bound=min(1.0, stray + math.sqrt(max(0.0, estimate + QUANTILE * error)) / 2),
+        chi2=estimate if stray == 0 else math.inf,
+        chi2_error=error if stray == 0 else math.inf,
+        tv_bound=min(1.0, tv_bound),
         empty_cells=int((count[support] == 0).sum()),
         empty_expected=float(torch.exp(n * torch.log1p(-nu.clamp_max(1 - 1e-15))).sum()) if m > 1 else 0.0,
         cells=m,
         samples=n,
         cost=cost / n,
         w2_squared=dual / n,
-        w2_squared_error=math.sqrt(max(0.0, square / n - (dual / n) ** 2) / n),
+        w2_squared_error=math.sqrt(max(0.0, square / n - (dual / n) ** 2) / (n - 1)) if n > 1 else math.inf,
     )
 
 
-def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"]) -> tuple[float, float]:
+def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"], samples: int) -> tuple[float, float]:
     """`semidual.chi2` with its standard error, that of a U-statistic of order two (Hoeffding, 1948).
 
     The kernel is 1[i = i'] / nu_i - 1 for the cells i, i' of two samples. With r_i = w_i / nu_i the variance of its
     projection is zeta_1 = E_w r^2 - (E_w r)^2 and its own zeta_2 = sum_i r_i^2 - (sum_i w_i r_i)^2; both are estimated from
     products of falling factorials of the counts.
     """
-    n = float(count.sum())
+    n = float(samples)
     if n < 4:
         return float("inf"), float("inf")
     pairs = count * (count - 1) / (n * (n - 1))
@@ -145,4 +149,4 @@ def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"]) -> tuple
     zeta1 = max(0.0, float((triples / nu**2).sum()) - first**2)
     zeta2 = max(0.0, second - first**2, len(nu) - 1)
     variance = (4 * (n - 2) * zeta1 + 2 * zeta2) / (n * (n - 1))
-    return float(chi2(count, nu)), math.sqrt(variance)
+    return first - 1, math.sqrt(variance)

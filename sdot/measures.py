@@ -188,6 +188,11 @@ class DiscreteMeasure:
         points = self.points.to(*args, **kwargs)
         return _unchecked(points, self.weights.to(points.device))
 
+    def centred(self) -> DiscreteMeasure:
+        """The measure moved so that its mean is the origin: solvers work there, and heights do not change."""
+        y = self.points.to(self.weights.dtype)
+        return _unchecked((y - self.weights @ y).to(self.points), self.weights)
+
     def restrict(self, index: Int[Tensor, " s"]) -> DiscreteMeasure:
         """The part of the measure on some of its points, its weights divided by their sum."""
         weights = self.weights[index]
@@ -241,11 +246,11 @@ class Draw:
     """Samples of a source in blocks, each keyed by (seed, step, block).
 
     One process, several processes and a resumed run therefore draw the same numbers. `draw(n)` yields blocks of at most
-    `BLOCK` samples, n in all; further calls go on where the last one ended; `draw.count` is the number drawn so far.
+    `BLOCK` samples, n in all, less `centre`; further calls go on where the last one ended; `draw.count` is the number so far.
     """
 
-    def __init__(self, source: Source, like: Tensor, seed: int, step: int) -> None:
-        self.source, self.like, self.key = source, like, (seed, step)
+    def __init__(self, source: Source, like: Tensor, seed: int, step: int, centre: Tensor | None = None) -> None:
+        self.source, self.like, self.key, self.centre = source, like, (seed, step), centre
         self.count = self._blocks = 0
 
     def __call__(self, n: int) -> Iterator[Float[Tensor, "b d"]]:
@@ -254,7 +259,7 @@ class Draw:
             x = sample(self.source, min(BLOCK, n - start), self.like, generator)
             self._blocks += 1
             self.count += x.shape[0]
-            yield x
+            yield x if self.centre is None else x - self.centre
 
 
 def sample(source: Source, n: int, like: Tensor, generator: Generator | None) -> Float[Tensor, "n d"]:

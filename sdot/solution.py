@@ -21,7 +21,7 @@ from .maps import BrenierMap
 from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed, mix
 from .solvers import Newton, Solver, State
 
-CERTIFY = -1  # the key of the certificate's samples: no step has it
+CERTIFY, CENTRE = -1, -2  # keys of samples that belong to no step
 
 
 class ConvergenceWarning(UserWarning):
@@ -69,7 +69,7 @@ def iterate(
     state = run.start()
     while True:
         state = run.advance(state)
-        yield replace(state, heights=run.expand(state.heights))
+        yield State(heights=run.heights(state), step=state.step, samples=state.samples, chi2=state.chi2)
 
 
 def solve(
@@ -108,14 +108,16 @@ def solve(
         ValueError: Measures of different spaces, a sampler that misbehaves, a checkpoint of other data, bad budgets.
     """
     _checks.positive("tol", tol)
-    budget = _checks.count("max_samples", max_samples or int(30 * max(len(target), 1000) / tol))
+    budget = _checks.count("max_samples", int(30 * max(len(target), 1000) / tol) if max_samples is None else max_samples)
     patience = _checks.positive("max_seconds", max_seconds) if max_seconds is not None else math.inf
     run = _Run(source, target, solver or Newton(), draw_seed(generator))
-    file = Checkpoint(checkpoint, fingerprint(source, run.target, run.solver) if checkpoint is not None else {})
-    state, next_check, history = run.start(), 0, list[Record]()
+    file = Checkpoint(checkpoint, fingerprint(source, target, run.solver) if checkpoint is not None else {})
+    next_check, history = 0, list[Record]()
     if (saved := file.read()) is not None:
         values, run.seed, next_check, history = saved
-        state = restore(state, values)
+        state = restore(run.start(), values)
+    else:
+        state = run.start()
     started = time.monotonic() - (history[-1].seconds if history else 0.0)
     written = time.monotonic()
     bar = _Bar(tol) if progress else None
@@ -171,7 +173,12 @@ def _advice(solution: Solution, tol: float, budget: int, patience: float) -> str
 
 
 class _Run:
-    """A problem reduced to the targets that carry weight, and a solver walking on it."""
+    """A problem in coordinates of its own, and a solver walking on it.
+
+    Targets without weight are left out, and source and targets are centred: far from the origin scores would lose their
+    digits, and solvers need not know where the origin is. Moving the targets leaves the heights; moving the source by b
+    changes h_i by -<b, y_i>.
+    """
 
     def __init__(self, source: Source, target: DiscreteMeasure, solver: Solver, seed: int) -> None:
         check_same_space(source, target)
@@ -179,9 +186,11 @@ class _Run:
             raise ValueError(f"solver must have `init` and `step`, such as sdot.Newton(), but {solver!r} came.")
         self.source, self.user_target, self.solver, self.seed = source, target, solver, seed
         self.support = target.support
-        self.target = target if len(self.support) == len(target) else target.restrict(self.support)
+        self.target = target.restrict(self.support).centred()
 
     def start(self) -> Any:
+        (x,) = Draw(self.source, self.target.points, self.seed, CENTRE)(4096)
+        self.centre = x.mean(0)  # any point will do: a better one saves digits, no more
         draw = self._draw(0)
         state = self.solver.init(self.target, draw)
         return replace(state, samples=draw.count)
@@ -194,13 +203,14 @@ class _Run:
             raise FloatingPointError(f"step {state.step + 1} of {self.solver!r} gave heights that are not numbers.")
         return replace(new, step=state.step + 1, samples=state.samples + draw.count)
 
-    def expand(self, heights: torch.Tensor) -> torch.Tensor:
-        """Heights of the reduced problem, in the user's order."""
+    def heights(self, state: Any) -> torch.Tensor:
+        """Heights in the user's coordinates and order, -inf where there is no weight."""
+        h = state.heights - self.target.points.to(state.heights.dtype) @ self.centre.to(state.heights.dtype)
         full = torch.full_like(self.user_target.weights, -torch.inf)
-        return full.index_copy_(0, self.support, heights)
+        return full.index_copy_(0, self.support, h - self.target.weights @ h)
 
     def map(self, state: Any) -> BrenierMap:
-        return BrenierMap(self.user_target.points, self.expand(state.heights))
+        return BrenierMap(self.user_target.points, self.heights(state))
 
     def certify(self, state: Any, precision: float) -> Certificate:
         """The certificate's samples are keyed as the solver's are, so that a resumed run judges alike."""
@@ -208,7 +218,7 @@ class _Run:
         return certify(self.map(state), self.source, self.user_target, precision=precision, generator=generator)
 
     def _draw(self, step: int) -> Draw:
-        return Draw(self.source, self.target.points, self.seed, step)
+        return Draw(self.source, self.target.points, self.seed, step, self.centre)
 
 
 class _Bar:

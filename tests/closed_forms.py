@@ -22,6 +22,22 @@ from sdot import kernels
 from sdot.solvers.newton import facet_edges
 
 
+def seeded(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def real(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def reals(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=seeded(seed))
+
+
+def identity(d: int) -> Tensor:
+    return torch.eye(d, dtype=torch.float64)
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A source with its mean and covariance, a target, the exact heights (up to a constant) and the correlation, if known."""
@@ -67,13 +83,13 @@ def problem(source: sdot.Source, points: Tensor, weights: Tensor, heights: Tenso
 
 def moments(source: sdot.Source) -> tuple[Tensor, Tensor]:
     """Mean and covariance."""
-    zero, identity = torch.zeros(source.dim, dtype=torch.float64), torch.eye(source.dim, dtype=torch.float64)
+    zero, eye = torch.zeros(source.dim, dtype=torch.float64), identity(source.dim)
     if isinstance(source, sdot.UniformCube):
-        return zero + (source.low + source.high) / 2, identity * (source.high - source.low) ** 2 / 12
+        return zero + (source.low + source.high) / 2, eye * (source.high - source.low) ** 2 / 12
     if isinstance(source, sdot.UniformBall):
-        return zero, identity * source.radius**2 / (source.dim + 2)
+        return zero, eye * source.radius**2 / (source.dim + 2)
     assert isinstance(source, sdot.Gaussian)
-    return zero if source.mean is None else source.mean, identity if source.covariance is None else source.covariance
+    return zero if source.mean is None else source.mean, eye if source.covariance is None else source.covariance
 
 
 # --- one dimension
@@ -213,8 +229,8 @@ def origin_and_axes(d: int, radius: float, p: float) -> Problem:
     """Mass p at the origin, the rest evenly on +- r e_i: the cell of 0 is the cube |x_i| <= a and h_0 - h_1 = r a."""
     a = float(ndtri((1 + p ** (1 / d)) / 2))
     points = torch.cat([torch.zeros(1, d, dtype=torch.float64), radius * signed_axes(d)])
-    weights = torch.tensor([p] + [(1 - p) / (2 * d)] * (2 * d), dtype=torch.float64)
-    heights = torch.tensor([radius * a] + [0.0] * (2 * d), dtype=torch.float64)
+    weights = real([p, *[(1 - p) / (2 * d)] * (2 * d)])
+    heights = real([radius * a, *[0.0] * (2 * d)])
     outside = 12 - a * p - quad(lambda t: (2 * ndtr(t) - 1) ** d, a, 12, epsabs=1e-12)[0]  # E[|x|_inf; |x|_inf > a]
     return problem(sdot.Gaussian(d), points, weights, heights, radius * outside)
 
@@ -226,7 +242,7 @@ def one_orbit(source: sdot.Source, points: Tensor, expected_max: float | None) -
 
 
 def signed_axes(d: int) -> Tensor:
-    axes = torch.eye(d, dtype=torch.float64)
+    axes = identity(d)
     return torch.cat([axes, -axes])
 
 
@@ -237,7 +253,7 @@ def sign_vectors(d: int) -> Tensor:
 def simplex(d: int) -> Problem:
     """d + 1 unit vectors with equal angles: W_2^2 = d + 1 - 2 sqrt((d+1)/d) E max of d + 1 independent normals."""
     n = d + 1
-    centred = torch.eye(n, dtype=torch.float64) - 1 / n
+    centred = identity(n) - 1 / n
     basis = torch.linalg.svd(centred).U[:, :d]  # of the hyperplane of sum zero
     largest = quad(lambda x: x * n * normal_density(x) * ndtr(x) ** d, -12, 12)[0]
     return one_orbit(sdot.Gaussian(d), math.sqrt(n / d) * centred @ basis, math.sqrt(n / d) * largest)
@@ -440,7 +456,9 @@ def laplacian(p: Problem, n: int, share: float, seed: int = 0) -> Tensor:
     """L = dw/dh at p.heights, as the default solver estimates it: from the share of n samples that lies nearest to a facet."""
     m = len(p.target)
     value, index = kernels.topk(p.sample(n, seed), p.target.points, p.heights, k=2)
-    edge, density = facet_edges(index[:, 0], index[:, 1], value[:, 0] - value[:, 1], m, share)
+    gap = value[:, 0] - value[:, 1]
+    layer = gap.kthvalue(max(1, round(share * n))).values.expand(n)
+    edge, density = facet_edges(index[:, 0], index[:, 1], gap, layer, m)
     adjacency = torch.zeros(m * m, dtype=torch.float64).index_copy_(0, edge, density).view(m, m)
     adjacency = adjacency + adjacency.T
     return torch.diag(adjacency.sum(1)) - adjacency
@@ -453,23 +471,11 @@ def stiffness(p: Problem) -> float:
     (chi^2)^(1/2) / lambda, and W_2^2 to be off by at most chi^2 / lambda.
     """
     scale = p.target.weights.rsqrt()
-    n = 2**12 * max(8, min(32, len(p.target)))
+    n = min(2**16, 2**23 // (len(p.target) + p.target.dim))
     return float(torch.linalg.eigvalsh(scale[:, None] * laplacian(p, n, share=0.1) * scale)[1])
 
 
 # --- the catalogue
-
-
-def seeded(seed: int) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def real(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def reals(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=seeded(seed))
 
 
 def weights(m: int, seed: int) -> Tensor:
@@ -490,8 +496,8 @@ def frame(d: int, k: int, seed: int) -> Tensor:
 
 def binary_grid(axes: int, d: int = 128) -> Problem:
     """2^axes targets on a turned box in R^d; 17 axes make 131,072 with weights from 1.7e-7 to 1.7e-4."""
-    sides = [real([[-0.5, 0.5 + k / axes], [0.4, 0.6]]) for k in range(axes)]
-    return grid(sdot.Gaussian(d), NORMAL, [(t, nu) for t, nu in sides], frame(d, axes, seed=1))
+    sides = [(real([-0.5, 0.5 + k / axes]), real([0.4, 0.6])) for k in range(axes)]
+    return grid(sdot.Gaussian(d), NORMAL, sides, frame(d, axes, seed=1))
 
 
 def small_plane() -> Problem:
@@ -506,7 +512,7 @@ def tilted_plane() -> Problem:
 
 def two_atoms_in_space(nu: float) -> Problem:
     root = reals(4, 4, seed=6)
-    return two_atoms(reals(4, seed=7), root @ root.T + 0.1 * torch.eye(4, dtype=torch.float64), reals(2, 4, seed=8), nu)
+    return two_atoms(reals(4, seed=7), root @ root.T + 0.1 * identity(4), reals(2, 4, seed=8), nu)
 
 
 def sampled_cells() -> Problem:
@@ -522,6 +528,12 @@ def normal_line(d: int) -> Problem:
 def clustered_line() -> Problem:
     """Distances between neighbours from 0.001 to 0.4, hence facets whose densities differ by a factor of a thousand."""
     return line(sdot.Gaussian(1), NORMAL, reals(20, seed=16), torch.softmax(reals(20, seed=17), 0), ONE)
+
+
+def close_pair() -> Problem:
+    """Eight equal weights, two of them on points that nearly coincide: their facet is fifty times as dense as the others."""
+    t = real([-1.5, -1.0, -0.5, 0.0, 0.01, 0.7, 1.2, 1.8])
+    return line(sdot.Gaussian(1), NORMAL, t, torch.full_like(t, 1 / 8), ONE)
 
 
 def rare_middle() -> Problem:
@@ -546,12 +558,13 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "edge of a cube": lambda: across(sdot.UniformCube(3), UNIFORM, UP),
     "diagonal of a square": lambda: across(sdot.UniformCube(2), sum_of_two(), DIAGONAL),
     "clustered line": clustered_line,
+    "close pair": close_pair,
     "two atoms": lambda: two_atoms_in_space(0.3),
     "two atoms, one rare": lambda: two_atoms_in_space(0.99),
     "rare middle": rare_middle,
     "binary grid in R^128": lambda: binary_grid(6),
     "normal grid": lambda: grid(sdot.Gaussian(3), NORMAL, AXES, frame(3, 3, seed=23)),
-    "uniform grid": lambda: grid(sdot.UniformCube(3), UNIFORM, AXES, torch.eye(3, dtype=torch.float64)),
+    "uniform grid": lambda: grid(sdot.UniformCube(3), UNIFORM, AXES, identity(3)),
     "cube grid": lambda: cube_grid(8, 2),
     "shells of axes": lambda: shells(sdot.Gaussian(8), largest_of_normals(8), signed_axes(8), RADII, MASSES),
     "shells of squares": lambda: shells(sdot.UniformCube(2, -1.0, 1.0), sum_of_two(), sign_vectors(2), RADII, MASSES),

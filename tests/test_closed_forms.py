@@ -68,7 +68,8 @@ def assert_exact(p: Problem, n: int = 2**14) -> None:
             lambda: cf.line(
                 sdot.UniformCube(2),
                 cf.UNIFORM,
-                *cf.real([[0.25, 0.75], [0.5, 0.5]]),
+                cf.real([0.25, 0.75]),
+                cf.real([0.5, 0.5]),
                 cf.real([1.0, 0.0]),
                 cf.real([0.0, 0.5]),
             ),
@@ -88,19 +89,19 @@ def test_numbers_from_elementary_calculus(p: Callable[[], Problem], w2_squared: 
 def standard_pair() -> tuple[Problem, Problem]:
     """Two atoms, as a half-space problem and as a problem on the line."""
     y, d = cf.reals(2, 3, seed=40), 3
-    half = cf.two_atoms(torch.zeros(d).double(), torch.eye(d).double(), y, 0.3)
+    half = cf.two_atoms(torch.zeros(d, dtype=torch.float64), cf.identity(d), y, 0.3)
     t = cf.real([0.0, float((y[1] - y[0]).norm())])
     return half, cf.line(sdot.Gaussian(d), cf.NORMAL, t, cf.real([0.3, 0.7]), (y[1] - y[0]) / t[1], y[0])
 
 
 def cube_pair() -> tuple[Problem, Problem]:
-    axis = (torch.arange(4).double() + 0.5) / 4, cf.real([0.25] * 4)
-    return cf.cube_grid(4, 3), cf.grid(sdot.UniformCube(3), cf.UNIFORM, [axis] * 3, torch.eye(3).double())
+    axis = cf.real([0.125, 0.375, 0.625, 0.875]), cf.real([0.25] * 4)
+    return cf.cube_grid(4, 3), cf.grid(sdot.UniformCube(3), cf.UNIFORM, [axis] * 3, cf.identity(3))
 
 
 def sign_pair() -> tuple[Problem, Problem]:
-    axis = cf.real([[-1.0, 1.0], [0.5, 0.5]])
-    return cf.hypercube(4), cf.grid(sdot.Gaussian(4), cf.NORMAL, [(axis[0], axis[1])] * 4, torch.eye(4).double())
+    axis = cf.real([-1.0, 1.0]), cf.real([0.5, 0.5])
+    return cf.hypercube(4), cf.grid(sdot.Gaussian(4), cf.NORMAL, [axis] * 4, cf.identity(4))
 
 
 def shell_pair() -> tuple[Problem, Problem]:
@@ -115,8 +116,7 @@ def square_pair() -> tuple[Problem, Problem]:
 
 
 def simplex_pair() -> tuple[Problem, Problem]:
-    one, half = cf.real([[1.0]]), cf.real([[-1.0, 1.0], [0.5, 0.5]])
-    return cf.simplex(1), cf.line(sdot.Gaussian(1), cf.NORMAL, *half, one[0])
+    return cf.simplex(1), cf.line(sdot.Gaussian(1), cf.NORMAL, cf.real([-1.0, 1.0]), cf.real([0.5, 0.5]), cf.ONE)
 
 
 @pytest.mark.parametrize("pair", [standard_pair, cube_pair, sign_pair, shell_pair, square_pair, simplex_pair])
@@ -161,15 +161,10 @@ def test_exact_heights_in_float32(name: str):
     assert_exact(replace(p, target=p.target.to(torch.float32)))
 
 
-def big_grid() -> tuple[Problem, sdot.DiscreteMeasure]:
-    p = cf.binary_grid(17)
-    return p, p.target.to(torch.float32)
-
-
 def test_131072_targets_have_boxes_for_cells():
-    p, target = big_grid()
-    n, m = 768, len(target)
-    assert m == 131072
+    p, n, m = cf.binary_grid(17), 768, 131_072
+    target = p.target.to(torch.float32)
+    assert len(target) == m
     assert float(p.target.weights.max() / p.target.weights.min()) > 900
     x = p.source.sample(n, like=target.points, generator=cf.seeded(0))
     index = sdot.BrenierMap(target.points, p.heights).cell(x)
@@ -202,7 +197,8 @@ def assert_solved(name: str, solution: sdot.Solution, tol: float) -> None:
     p, c = exact(name), solution.certificate
     assert solution.converged
     assert c.chi2 <= tol
-    allowed = c.chi2 + 2 * c.chi2_error  # what chi^2 may be; see `stiffness` for what it allows. 2: beyond first order
+    # what chi^2 may be, to three standard errors; see `stiffness` for what it allows. 2: beyond first order
+    allowed = max(c.chi2, 0) + 3 * c.chi2_error
     assert error(solution.map.heights, p) < 2 * math.sqrt(allowed) / stiffness(name)
     assert float(p.target.weights @ solution.map.heights) == pytest.approx(0, abs=1e-9)
     if p.correlation is not None:
@@ -217,7 +213,7 @@ def budget(p: Problem, tol: float) -> int:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_default_solver_finds_the_heights(name: str):
     p = exact(name)
-    tol = 0.002 if len(p.target) < 4 else 0.005 if len(p.target) < 50 else 0.01
+    tol = 0.002 if len(p.target) < 4 else 0.005 if len(p.target) < 50 and p.target.dim < 50 else 0.01
     solution = sdot.solve(p.source, p.target, tol=tol, max_samples=budget(p, tol), generator=cf.seeded(1))
     assert_solved(name, solution, tol)
 
@@ -240,25 +236,41 @@ def test_first_order_solvers(name: str, solver: Any):
     assert_solved(name, solution, tol)
 
 
+@pytest.mark.parametrize("solver", [sdot.Newton(), sdot.Adam(), sdot.Averaged()], ids=["Newton", "Adam", "Averaged"])
+def test_solvers_do_not_mind_where_the_source_is(solver: Any):
+    """A source that is far from the origin is the same problem, so it may not cost more samples."""
+    p, tol = exact("plane"), 0.1
+    q = cf.translate_source(p, cf.real([100.0, -100.0]))
+    near = sdot.solve(p.source, p.target, solver, tol=tol, max_samples=10**6, generator=cf.seeded(1))
+    used = near.history[-1].samples
+    far = sdot.solve(q.source, q.target, solver, tol=tol, max_samples=2 * used, generator=cf.seeded(1))
+    assert far.converged
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [13, 17])
+@pytest.mark.parametrize("axes", [14, pytest.param(17, marks=pytest.mark.gpu)])  # the latter: an hour without one
 def test_the_default_solver_finds_a_big_grid(axes: int):
     p, tol = cf.binary_grid(axes), 0.2
     target = p.target.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
     solution = sdot.solve(p.source, target, tol=tol, generator=cf.seeded(1))
     assert solution.certificate.chi2 <= tol
-    # cells are boxes, so every axis has its own half-space problem; the factor two is for what is not of first order
-    density, gap = float(cf.normal_density(cf.ndtri(0.4))), 1.0
-    allowed = solution.certificate.chi2 + 2 * solution.certificate.chi2_error
-    stiff = density / gap / (0.4 * 0.6)
-    assert error(solution.map.heights.cpu(), p) < 2 * math.sqrt(allowed) / stiff * 2
-    assert abs(solution.certificate.w2_squared - p.w2_squared) < 4 * solution.certificate.w2_squared_error + 2 * allowed / stiff
+    c, width = solution.certificate, 2.0
+    allowed = c.chi2 + 2 * c.chi2_error
+    # as in `assert_solved`: the Laplacian is a sum over the axes, so the widest axis alone decides how stiff it is
+    stiff = float(cf.normal_density(cf.ndtri(0.4))) / width / (0.4 * 0.6)
+    assert error(solution.map.heights.cpu(), p) < 2 * math.sqrt(allowed) / stiff
+    assert abs(c.w2_squared - p.w2_squared) < 4 * c.w2_squared_error + 2 * allowed / stiff
 
 
 # --- the laws
 
-SHIFT, TURN, SHEAR = cf.reals(5, seed=50), cf.frame(5, 5, seed=51), torch.eye(5).double() + 0.3 * cf.reals(5, 5, seed=52)
-ORDER = torch.randperm(40, generator=cf.seeded(53))
+SHIFT, SHEAR = cf.reals(5, seed=50), cf.identity(5) + 0.3 * cf.reals(5, 5, seed=52)
+
+
+def order(p: Problem) -> Tensor:
+    return torch.randperm(len(p.target), generator=cf.seeded(53))
+
+
 LAWS: dict[str, Callable[[Problem], Problem]] = {
     "translate targets": lambda p: cf.translate_targets(p, SHIFT[: p.target.dim]),
     "scale targets": lambda p: cf.scale_targets(p, 3.0),
@@ -266,7 +278,7 @@ LAWS: dict[str, Callable[[Problem], Problem]] = {
     "scale source": lambda p: cf.scale_source(p, 0.1),
     "turn both": lambda p: cf.transform(p, cf.frame(p.target.dim, p.target.dim, seed=51)),
     "shear both": lambda p: cf.transform(p, SHEAR[: p.target.dim, : p.target.dim]),
-    "permute": lambda p: cf.permute(p, torch.randperm(len(p.target), generator=cf.seeded(53))),
+    "permute": lambda p: cf.permute(p, order(p)),
     "extend": lambda p: cf.extend(p, sdot.UniformBall(4)),
 }
 
@@ -287,7 +299,7 @@ def test_laws_keep_cells(law: str):
     x, z = p.sample(2**12, seed=3), q.sample(2**12, seed=3)  # z is x, transformed
     cell = q.map.cell(z)
     if law == "permute":
-        cell = torch.randperm(40, generator=cf.seeded(53))[cell]
+        cell = order(p)[cell]
     assert torch.equal(cell, p.map.cell(x))  # float64 scores tie with probability 1e-11
 
 
@@ -345,7 +357,7 @@ def test_bounds_hold_where_no_answer_is_known():
     y = cf.reals(60, 3, seed=60)
     y = torch.cat([y, y[:, :1] * y[:, 1:2] + 0.5 * y[:, 2:]], 1)  # far from normal and from a product
     nu = torch.softmax(cf.reals(60, seed=61), 0)
-    p = cf.problem(sdot.Gaussian(4), y, nu, torch.zeros(60).double(), None)
+    p = cf.problem(sdot.Gaussian(4), y, nu, torch.zeros(60, dtype=torch.float64), None)
     certificate = sdot.solve(p.source, p.target, tol=0.01, generator=cf.seeded(1)).certificate
     slack = 4 * certificate.w2_squared_error
     assert cf.gelbrich(p) < certificate.w2_squared + slack
@@ -354,26 +366,26 @@ def test_bounds_hold_where_no_answer_is_known():
 
 
 def test_coordinates_add_up_on_a_grid():
-    p = cf.grid(sdot.Gaussian(3), cf.NORMAL, cf.AXES, torch.eye(3).double())
+    p = cf.grid(sdot.Gaussian(3), cf.NORMAL, cf.AXES, cf.identity(3))
     assert cf.sum_over_coordinates(p.target, cf.NORMAL, 1.0) == pytest.approx(p.w2_squared, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["random", "sampled cells"])
-def test_gaussian_identities_of_the_hessian(name: str):
+@pytest.mark.parametrize("m", [12, 40])
+def test_gaussian_identities_of_the_hessian(m: int):
     """L Y = B and L h = d w - S for any heights, where B_i and S_i are the integrals of x and |x|^2 over cell i.
 
     Shifting h by <a, y> moves the cells by -a; scaling it dilates them.
     """
-    p = exact(name) if name != "random" else cf.one_orbit(sdot.Gaussian(5), cf.reals(12, 5, seed=62), None)
-    p = replace(p, heights=p.heights + 0.1 * cf.reals(len(p.target), seed=63))
-    y, h, n, share = p.target.points, p.heights, 2**20, 0.03
+    y, n, share = cf.reals(m, 5, seed=62), 2**20, 0.02
+    h = cf.reals(m, seed=63)
+    p = cf.problem(sdot.Gaussian(5), y, cf.weights(m, 64), h, None)
     L, x = cf.laplacian(p, n, share), p.sample(n)
     first = p.map.cell(x)
-    w = torch.bincount(first, minlength=len(y)) / n
+    w = torch.bincount(first, minlength=m).to(h) / n
     B = torch.zeros_like(y).index_add_(0, first, x) / n
     S = torch.zeros_like(h).index_add_(0, first, x.square().sum(1)) / n
     # share * n / m samples a cell: their noise, twice since neighbours pull in opposite directions
-    allowed = 2 * math.sqrt(len(y) / (share * n))
+    allowed = 2 * math.sqrt(m / (share * n))
     assert float((L @ y - B).norm() / B.norm()) < allowed
     assert float((L @ h - (5 * w - S)).norm() / (5 * w - S).norm()) < allowed
 
@@ -399,7 +411,7 @@ def test_derivative_of_the_cost_by_the_targets():
     y = p.target.points.clone().requires_grad_()
     kernels.topk(x, y, p.heights)[0].mean().backward()
     t = p.target.points[:, 0]
-    correlation = [[cf.on_the_line(cf.NORMAL, t + s * e, nu)[1] for s in (-step, step)] for e in torch.eye(len(t)).double()]
+    correlation = [[cf.on_the_line(cf.NORMAL, t + s * e, nu)[1] for s in (-step, step)] for e in cf.identity(len(t))]
     expected = cf.real([(b - a) / (2 * step) for a, b in correlation])
     noise = (x * (p.map.cell(x)[:, None] == torch.arange(len(t)))).std(0) / math.sqrt(n)
     assert float(((y.grad[:, 0] - expected) / noise).abs().max()) < 4.5  # 30 standard normals

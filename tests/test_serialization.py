@@ -48,6 +48,8 @@ def test_round_trip(T, source, tmp_path, generator):
         x, z = (s.sample(5, like=T.points, generator=torch.Generator().manual_seed(1)) for s in (source, about.source))
         assert torch.equal(x, z)
     assert os.listdir(path.parent) == ["map.safetensors"]  # no part is left behind
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_sampler_of_ones_own_is_left_out(T, tmp_path):

@@ -26,11 +26,14 @@ class Config:
 
     data: str
     seed: int = 0
+    threads: int | None = None  # of the CPU; all of them when None, but networks this small only wait for each other
     ae: AutoencoderConfig
     ot: TransportConfig = TransportConfig()
 
 
 PRESETS = {
-    "digits": Config(data="digits", ae=AutoencoderConfig(latent=16, epochs=200, batch_size=256, lr=5e-3)),
-    "mnist": Config(data="mnist", ae=AutoencoderConfig(latent=32, epochs=12, batch_size=128, lr=2e-3)),
+    "digits": Config(data="digits", threads=1, ae=AutoencoderConfig(latent=16, epochs=200, batch_size=256, lr=5e-3)),
+    "mnist": Config(
+        data="mnist", ae=AutoencoderConfig(latent=32, epochs=12, batch_size=128, lr=2e-3), ot=TransportConfig(hardness=0.7)
+    ),
 }

@@ -45,6 +45,8 @@ def main() -> int:
 
 def run(config: Config, root: Path | None, out: Path, stages: list[str], force: bool) -> str:
     """Run the stages whose results are missing, in their order; say what came of them."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     images = data.load(config.data, root)
     out.mkdir(parents=True, exist_ok=True)
     order, found = list(STAGES), dict[str, Any]()

@@ -34,6 +34,7 @@ class NewtonState(State):
     edges: Int[Tensor, " e"]  # i * m + j, increasing
     facets: Float[Tensor, " e"]
     known: float = 0.0
+    gaps: Float[Tensor, "2 m"]  # running count of the samples in each cell, and sum of their gaps
     newton_steps: int = 0
     batch: int = 0
     low_gains: int = 0
@@ -48,9 +49,9 @@ class Newton:
         anneal_until: The start ends when the mean largest soft weight passes this.
         batch_per_target: First number of samples a Newton step, per target; doubles when the gain stays low.
         max_batch_per_target: Where the doubling stops.
-        facet_quantile: Share of the samples that counts as near a facet.
-        ridge: Regularisation of the Hessian, in units of nu_i / (mean gap); fades with the samples behind the Hessian.
-        reach: Longest step, as the change of the height difference between neighbouring cells, in units of the mean gap.
+        layer: How near to a facet a sample counts for its density, in units of the mean gap in the cells beside it.
+        ridge: Regularisation of the Hessian, in units of nu_i / (mean gap in cell i); fades with the samples behind it.
+        reach: Longest step, as the change of the height difference between neighbours, in units of the mean gap there.
         edges_per_target: Most edges of the Hessian that are kept, per target.
     """
 
@@ -58,7 +59,7 @@ class Newton:
     anneal_until: float = 0.6
     batch_per_target: float = 2.0
     max_batch_per_target: float = 256.0
-    facet_quantile: float = 0.3
+    layer: float = 0.35
     ridge: float = 0.3
     reach: float = 3.0
     edges_per_target: int = 128
@@ -67,7 +68,9 @@ class Newton:
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 4000))))
         batch = max(1024, math.ceil(self.batch_per_target * len(target)))
         eps = 0.5 * score_spread(target, draw)
-        return NewtonState(heights=centre(h, target), eps=eps, batch=batch, edges=h[:0].long(), facets=h[:0])
+        return NewtonState(
+            heights=centre(h, target), eps=eps, batch=batch, edges=h[:0].long(), facets=h[:0], gaps=h.new_zeros(2, len(h))
+        )
 
     def step(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         if len(target) == 1:
@@ -87,21 +90,28 @@ class Newton:
         nu, m, n, t = target.weights, len(target), state.batch, state.newton_steps
         first, second, gap = top_two(state.heights, target, draw, n)
         count = torch.bincount(first, minlength=m)
-        measured, noise, mean_gap = batch_chi2(count, target), (m - 1) / n, float(gap.mean())
+        measured, noise = batch_chi2(count, target), (m - 1) / n
         # the filter: what was predicted and what is measured weigh equally, since a prediction can be wrong
         signal = max(measured, 0.0) if t == 0 else max(0.0, 0.5 * state.chi2 + 0.5 * max(measured, 0.0))
         gain = max(0.02, signal / (signal + noise))
 
+        gaps = 0.7 * state.gaps + torch.stack([count.to(gap), torch.zeros_like(nu).index_add_(0, first, gap)])
+        scale = (gaps[1] + 2 * gap.mean()) / (gaps[0] + 2)  # mean gap in every cell, the mean of all where little is known
+        scale = scale.clamp_min(1e-300)
         keep = min(0.7, t / (t + 1)) if gain > 0.5 else max(0.7, 1 - gain)
-        edges, facets = facet_edges(first, second, gap, m, self.facet_quantile)
+        near = torch.minimum(scale[first], scale[second])
+        edges, facets = facet_edges(first, second, gap, self.layer * near, m)
         edges, facets = merge_edges((state.edges, keep * state.facets), (edges, (1 - keep) * facets))
         edges, facets = strongest(edges, facets, self.edges_per_target * m)
 
         known = 1 / (keep**2 / max(state.known, 1.0) + (1 - keep) ** 2 / n)
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
-        ridge = self.ridge * (nu + 1 / n) / mean_gap / (1 + 0.5 * known * nu)
+        ridge = self.ridge * (nu + 1 / n) / scale / (1 + 0.5 * known * nu)
         direction = newton_direction(edges, facets, ridge, nu - count / n)
-        length = min(gain, self.reach * mean_gap / max(typical_jump(direction, first, second), 1e-300))
+        jump = (direction[first] - direction[second]).abs() / near
+        # neighbours may rise together as far as they like: only differences move facets
+        typical = float(jump.kthvalue(math.ceil(0.99 * n)).values)
+        length = min(gain, self.reach / max(typical, 1e-300))
         low = state.low_gains + 1 if gain < 0.3 else 0
         double = low >= 2 and n < self.max_batch_per_target * m
         return replace(
@@ -111,6 +121,7 @@ class Newton:
             edges=edges,
             facets=facets,
             known=known,
+            gaps=gaps,
             newton_steps=t + 1,
             batch=2 * n if double else n,
             low_gains=0 if double else low,
@@ -162,29 +173,21 @@ def top_two(
 
 
 def facet_edges(
-    first: Int[Tensor, " n"], second: Int[Tensor, " n"], gap: Float[Tensor, " n"], m: int, quantile: float
+    first: Int[Tensor, " n"], second: Int[Tensor, " n"], gap: Float[Tensor, " n"], delta: Float[Tensor, " n"], m: int
 ) -> tuple[Int[Tensor, " e"], Float[Tensor, " e"]]:
     """Estimate -d^2 E / dh_i dh_j, the mass density of the facet between cells i and j.
 
     Raising h_i by s moves the mass within score s of the facets of i into cell i. So the samples whose gap is below delta, each
-    with weight 1 / (2 delta n) (they lie on both sides), sum to the density as delta -> 0.
+    with weight 1 / (2 delta n) (they lie on both sides), sum to the density as delta -> 0. delta may differ from facet to
+    facet, as long as it is the same on both sides.
 
     Returns:
         Edges i * m + j with i < j, increasing, and their weights.
     """
-    n = len(gap)
-    delta = float(gap.kthvalue(max(1, math.ceil(quantile * n))).values)
-    near = gap <= delta
-    i, j = first[near], second[near]
-    edge, times = torch.unique(torch.minimum(i, j) * m + torch.maximum(i, j), return_counts=True)
-    return edge, times.to(gap) / (2 * max(delta, 1e-300) * n)
-
-
-def typical_jump(direction: Float[Tensor, " m"], first: Int[Tensor, " n"], second: Int[Tensor, " n"]) -> float:
-    """What a step changes between neighbours, up to 1 % of outliers. Neighbours may rise together as far as they like:
-    only differences move facets."""
-    jump = (direction[first] - direction[second]).abs()
-    return float(jump.kthvalue(math.ceil(0.99 * len(jump))).values)
+    inside = gap <= delta
+    i, j = first[inside], second[inside]
+    edge, place = torch.unique(torch.minimum(i, j) * m + torch.maximum(i, j), return_inverse=True)
+    return edge, torch.zeros_like(gap[: len(edge)]).index_add_(0, place, 0.5 / (len(gap) * delta[inside]))
 
 
 Edges = tuple[Tensor, Tensor]
