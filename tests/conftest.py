@@ -12,7 +12,7 @@ with install_import_hook("sdot", "typechecker.typechecker"):
 
 import pytest
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the problems are small, and threads that wait for a busy core wait long
 
 
 @pytest.fixture

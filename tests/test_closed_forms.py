@@ -162,7 +162,7 @@ def test_exact_heights_in_float32(name: str):
 
 
 def test_131072_targets_have_boxes_for_cells():
-    p, n, m = cf.binary_grid(17), 768, 131_072
+    p, n, m = cf.binary_grid(17), 512, 131_072
     target = p.target.to(torch.float32)
     assert len(target) == m
     assert float(p.target.weights.max() / p.target.weights.min()) > 900

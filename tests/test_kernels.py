@@ -51,7 +51,7 @@ def test_blocked_topk_over_several_tiles(m, k):
 
 @pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
 @pytest.mark.parametrize("eps", [0.01, 1.0, 30.0])
-@pytest.mark.parametrize(("n", "m"), [*SIZES, (100, 9001)])
+@pytest.mark.parametrize(("n", "m"), [*SIZES, (300, 9001), (3, 140_001)])  # whole rows; two sweeps
 def test_blocked_soft_reductions_are_the_definition(name, n, m, eps):
     x, y, h = problem(n, m, 3, torch.float64)
     h[0] = 2000.0 * eps  # a score far above the others must not overflow
@@ -145,10 +145,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_a_tile_is_bounded_whatever_the_size():
     for n in (1, 10**3, 10**9):
         for m in (1, 10**3, 10**9):
-            rows, columns = blocked.tile_shape(n, m, torch.device("cpu"))
-            assert 1 <= rows <= n
-            assert 1 <= columns <= m
-            assert rows * columns <= 2**21
+            for whole_rows in (False, True):
+                rows, columns = blocked.tile_shape(n, m, torch.device("cpu"), whole_rows=whole_rows)
+                assert 1 <= rows <= n
+                assert 1 <= columns <= m
+                assert rows * columns <= 2**21
 
 
 def without_keops(monkeypatch):

@@ -16,10 +16,10 @@ from torch import Tensor
 GROUP = 128  # targets whose maximum is taken together, see `_row_topk`
 
 
-def tile_shape(n: int, m: int, device: torch.device) -> tuple[int, int]:
-    """Rows and columns of a tile of scores."""
+def tile_shape(n: int, m: int, device: torch.device, *, whole_rows: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile of scores; `whole_rows` asks for all columns at once, if 16 such rows fit."""
     size, width = (2**21, 2**12) if device.type == "cpu" else (2**27, 2**16)
-    columns = max(1, min(m, width))
+    columns = max(1, m if whole_rows and 16 * m <= size else min(m, width))
     return max(1, min(n, size // columns)), columns
 
 
@@ -63,9 +63,9 @@ def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tens
 class Tile:
     """One buffer of scores, used for every tile."""
 
-    def __init__(self, n: int, m: int, like: Tensor) -> None:
+    def __init__(self, n: int, m: int, like: Tensor, *, whole_rows: bool = False) -> None:
         self.n, self.m = n, m
-        self.rows, self.columns = tile_shape(n, m, like.device)
+        self.rows, self.columns = tile_shape(n, m, like.device, whole_rows=whole_rows)
         self.buffer = like.new_empty(self.rows * self.columns)
 
     def row_slices(self) -> list[slice]:
@@ -115,7 +115,7 @@ def _log_sum_exp(tile: Tile, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
 
 def _softmax_tiles(x: Tensor, y: Tensor, h: Tensor, eps: float) -> Iterator[tuple[slice, slice, Tensor]]:
     """(rows, columns, softmax weights), tile by tile: one sweep where a row fits in a tile, else two."""
-    tile = Tile(x.shape[0], y.shape[0], x)
+    tile = Tile(x.shape[0], y.shape[0], x, whole_rows=True)
     h, columns = h / eps, tile.column_slices()
     for i in tile.row_slices():
         z = x[i] / eps

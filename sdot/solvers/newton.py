@@ -55,7 +55,7 @@ class Newton:
         edges_per_target: Most edges of the Hessian that are kept, per target.
     """
 
-    cooling: float = 0.7
+    cooling: float = 0.5
     anneal_until: float = 0.6
     batch_per_target: float = 2.0
     max_batch_per_target: float = 256.0
