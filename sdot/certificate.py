@@ -87,10 +87,10 @@ def certify(
     """
     _checks.positive("precision", precision)
     check_same_space(source, target)
-    if T.points.shape != target.points.shape:
+    if T.points.shape != target.points.shape or not torch.equal(T.points, target.points.to(T.points)):
         raise ValueError(
-            f"the map and the target must have the same points, but their shapes are {tuple(T.points.shape)} and "
-            f"{tuple(target.points.shape)}."
+            f"the map and the target must have the same points in the same order, but those of shape "
+            f"{tuple(T.points.shape)} and {tuple(target.points.shape)} differ; pass the target that the map was solved for."
         )
     support, nu = target.support, target.weights[target.support]
     m = len(nu)

@@ -223,3 +223,12 @@ def test_a_map_of_other_points():
     other = sdot.DiscreteMeasure.uniform(cf.reals(5, 1, seed=0))
     with pytest.raises(ValueError, match="the map and the target must have the same points"):
         sdot.certify(p.map, p.source, other)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("change", [lambda y: y + 1, lambda y: y[:-1], lambda y: y.flip(0)])
+def test_a_map_of_other_points_is_refused(change):
+    p = cf.PROBLEMS["uniform line"]()
+    other = sdot.DiscreteMeasure.uniform(change(p.target.points))
+    with pytest.raises(ValueError, match="must have the same points in the same order"):
+        sdot.certify(p.map, p.source, other)
