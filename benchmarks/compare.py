@@ -14,19 +14,19 @@ import torch
 import sdot
 from benchmarks import record
 from benchmarks.methods import METHODS, Method, pot_grid
-from benchmarks.problems import PROBLEMS, Problem
+from benchmarks.problems import Problem, make
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("problem", choices=PROBLEMS)
+    parser.add_argument("problem", help="a name of benchmarks.problems, with -M after it for M targets")
     parser.add_argument("--budget", type=float, default=20.0, help="CPU seconds for each method (%(default)s)")
     parser.add_argument("--tune", type=float, default=4.0, help="CPU seconds for each setting of the search (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
-    problem = PROBLEMS[settings.problem](settings.seed)
+    problem = make(settings.problem, settings.seed)
     rows = [measure(name, method, problem, settings.budget, settings.seed) for name, method in METHODS.items()]
     tried = [measure(f"POT, {name}", method, problem, settings.tune, settings.seed) for name, method in pot_grid(problem)]
     best = min(range(len(tried)), key=lambda k: tried[k]["chi2"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -16,35 +18,94 @@ import torch
 import sdot
 
 RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
     packages = {"sdot": sdot.__version__}
-    for name in ("torch", "numpy", "pykeops", "POT"):
+    for name in ("torch", "numpy", "pykeops", "POT", "ott-jax", "jax", "jaxlib", "optax"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *_arguments()]),
         "python": platform.python_version(),
         "packages": packages,
+        "sdot_code": code_digest(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
 
 
+def code_digest() -> str:
+    """A name for the library as it is now, so that rows measured with another are told apart."""
+    folder, digest = Path(sdot.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """Largest resident size of this process, since `forget_peak_memory` where the system can forget, else since its start."""
+    try:
+        return round(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024, 1)
+    except (OSError, IndexError):
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
+def forget_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def write(name: str, rows: list[Row], **more: Any) -> Path:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**environment(), "rows": rows}, indent=1) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({**environment(), **more, "rows": rows}, indent=1) + "\n")
+    os.replace(part, path)
     return path
+
+
+class Table:
+    """Rows that are on disk from the moment they are measured.
+
+    A command that is stopped and started again finds them there. Rows that were measured with other settings, other versions
+    or another state of the library are left behind.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self.name, self.settings, self.rows = name, json.loads(json.dumps(settings)), list[Row]()
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            saved = json.loads(path.read_text())
+            same = ("packages", "sdot_code", "device", "threads")
+            now = environment()
+            if saved.get("settings") == self.settings and all(saved.get(k) == now[k] for k in same):
+                self.rows = saved["rows"]
+            else:
+                print(f"{path.name} was measured with other settings or versions: all of it is measured again.")
+
+    def find(self, **key: Any) -> list[Row]:
+        return [row for row in self.rows if all(row.get(name) == value for name, value in key.items())]
+
+    def add(self, row: Row) -> Row:
+        self.rows.append(row)
+        self.save()
+        return row
+
+    def save(self, **more: Any) -> Path:
+        return write(self.name, self.rows, settings=self.settings, **more)
+
+
+def _arguments() -> list[str]:
+    """The command's arguments, without the folder of the data: where it lies is nobody's business."""
+    text = re.sub(r"--data[= ]\S+ ?", "", " ".join(sys.argv[1:]))
+    return text.split()
 
 
 def _processor() -> str:

@@ -13,18 +13,18 @@ import torch
 
 import sdot
 from benchmarks import record
-from benchmarks.problems import PROBLEMS
+from benchmarks.problems import make
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("problem", choices=PROBLEMS)
+    parser.add_argument("problem", help="a name of benchmarks.problems, with -M after it for M targets")
     parser.add_argument("--tol", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
-    problem = PROBLEMS[settings.problem](settings.seed)
+    problem = make(settings.problem, settings.seed)
     before, cpu = record.peak_memory_mb(), time.process_time()
     solution = sdot.solve(
         problem.source, problem.target, tol=settings.tol, progress=True, generator=torch.Generator().manual_seed(settings.seed)
