@@ -26,7 +26,7 @@ class Verdict:
         return f"chi2 {self.chi2:.5f} +- {self.error:.5f}, {self.empty} empty"
 
 
-def judge(problem: Problem, heights: Tensor, precision: float, *, seed: int = 0) -> Verdict:
+def judge(problem: Problem, heights: Tensor, precision: float, *, relative: float = 0.03, seed: int = 0) -> Verdict:
     """Certificates on fresh samples until the standard error of their mean is below `precision`, or 3 % of chi^2 if more.
 
     One certificate ends at a tenth of chi^2, so it takes several to be more precise than that.
@@ -39,7 +39,7 @@ def judge(problem: Problem, heights: Tensor, precision: float, *, seed: int = 0)
         n = sum(c.samples for c in parts)
         chi2 = sum(c.samples * c.chi2 for c in parts) / n
         error = math.sqrt(sum((c.samples * c.chi2_error) ** 2 for c in parts)) / n
-        if not error > max(precision, 0.03 * chi2) or len(parts) == 100:
+        if not error > max(precision, relative * chi2) or len(parts) == 100:
             break
     last = max(parts, key=lambda c: c.samples)
     return Verdict(chi2, error, last.empty_cells, last.empty_expected, n)

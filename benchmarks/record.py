@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ import torch
 import sdot
 
 RESULTS = Path(__file__).parent / "results"
+LIBRARY = Path(str(importlib.import_module("sdot").__file__)).parent
 Row = dict[str, Any]
 
 
@@ -41,9 +43,9 @@ def environment() -> dict[str, Any]:
 
 def code_digest() -> str:
     """A name for the library as it is now, so that rows measured with another are told apart."""
-    folder, digest = Path(sdot.__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    digest = hashlib.sha256()
+    for path in sorted(LIBRARY.rglob("*.py")):
+        digest.update(path.relative_to(LIBRARY).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

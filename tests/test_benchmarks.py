@@ -1,0 +1,162 @@
+"""The measuring instruments run at toy size, so that they do not rot between two long measurements."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import sdot
+from benchmarks import compare, data, efficiency, problems, race, record, scaling, stopping
+from benchmarks.judge import first_to_meet, judge
+from benchmarks.methods import Outcome, Peer, filling, iterated, moments
+
+TOY = "latent-8-60"
+DRAWN = [name for name in problems.PROBLEMS if name not in ("digits", "mnist")]  # codes have to be trained first
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_problems_are_fresh_for_every_seed(name):
+    try:
+        p, again, other = (problems.make(f"{name}-100", seed) for seed in (0, 0, 1))
+    except data.Missing:
+        pytest.skip("needs the folder of the real data")
+    assert p.name == f"{name}-100"
+    assert p.source.dim == p.target.dim
+    assert torch.equal(p.target.points, again.target.points)
+    assert torch.equal(p.target.weights, again.target.weights)
+    same = torch.equal(p.target.points, other.target.points) and torch.equal(p.target.weights, other.target.weights)
+    assert not same or name == "photo"  # whose window may be the same one
+
+
+def test_what_is_no_problem_is_said(monkeypatch):
+    with pytest.raises(ValueError, match=r"'latent-17' is not a problem"):
+        problems.make("latent-17")
+    monkeypatch.delenv("SDOT_DATA", raising=False)
+    with pytest.raises(data.Missing, match="SDOT_DATA"):
+        problems.make("bunny-100")
+
+
+def test_efficiency(results, capsys):
+    rows = efficiency.measure(TOY, "newton", seeds=1, most=60)
+    row = rows[-1]
+    assert row["mark"] == 60  # a first step that is long may pass several marks at once
+    assert row["samples"] >= 60 * 60
+    assert row["eta"] == pytest.approx(59 / (row["samples"] * row["chi2"]))
+    assert row["chi2_error"] <= max(0.05 * 59 / row["samples"], 0.03 * row["chi2"])
+    capsys.readouterr()
+    assert efficiency.measure(TOY, "newton", seeds=1, most=60) == rows  # found, not measured again
+    assert "n/m  " not in capsys.readouterr().out
+    saved = json.loads((results / f"efficiency-newton-{TOY}.json").read_text())
+    assert saved["summary"][-1]["seeds"] == 1
+
+
+def test_rows_of_another_library_are_left_behind(monkeypatch):
+    record.Table("table", tol=1).add({"a": 1})
+    assert record.Table("table", tol=1).find(a=1)
+    assert not record.Table("table", tol=2).rows
+    monkeypatch.setattr(record, "code_digest", lambda: "another")
+    assert not record.Table("table", tol=1).rows
+
+
+def test_stopping():
+    (row,) = stopping.measure(TOY, tol=0.1, seeds=1)
+    assert row["met"]
+    assert row["excess"] >= 1
+
+
+def test_scaling():
+    (row,) = scaling.measure("scaling", [TOY], tol=0.2, max_seconds=10)
+    assert row["kernels"] + row["drawing"] + row["rest"] == pytest.approx(1, abs=1e-3)
+    assert row["kernels"] > 0
+    assert row["drawing"] > 0
+
+
+def test_the_judge_combines_certificates():
+    problem = problems.make(TOY)
+    zero = torch.zeros(60, dtype=torch.float64)
+    loose, tight = judge(problem, zero, 1.0, relative=0.2), judge(problem, zero, 1e-3, relative=0.02)
+    assert tight.samples > loose.samples
+    assert tight.error <= max(1e-3, 0.02 * tight.chi2)
+    assert abs(tight.chi2 - loose.chi2) < 4 * (tight.error + loose.error)
+
+
+def test_the_first_to_meet_is_the_first():
+    problem, trace = problems.make(TOY), []
+    for now in moments(problem, sdot.Newton(), 0):
+        trace.append(now)
+        if now.own < 0.02:
+            break
+    found = first_to_meet(problem, trace, 0.1)
+    assert found is not None
+    moment, verdict = found
+    assert verdict.chi2 <= 0.1
+    before = max(now.samples for now in trace if now.samples < moment.samples)
+    previous = next(now for now in trace if now.samples == before)
+    assert judge(problem, previous.heights, 0.1 / 20).chi2 > 0.1
+    assert first_to_meet(problem, trace, 1e-9) is None
+
+
+def test_budgets_are_filled():
+    assert filling(1.0, lambda steps: 1e-3 * steps, scores=10**9) == 1000
+
+
+def test_race_against_pot():
+    pytest.importorskip("ot.semidiscrete")
+    from benchmarks import peer_pot
+
+    problem = problems.make(TOY)
+    rules = race.Rules(target=0.2, ratio=4, default_ratio=4, max_seconds=0.2)
+    table = race.race(problem, rules, {"POT": ([peer_pot.pot()], peer_pot.grid()[4:6])})
+    roles = [row["role"] for row in table.rows]
+    assert roles.count("search") == 4
+    assert {"sdot", "sdot again", "defaults"} <= set(roles)
+    assert all(row["cpu"] > 0 and row["chi2_error"] > 0 for row in table.rows)
+    measured = len(table.rows)
+    assert len(race.race(problem, rules, {"POT": ([peer_pot.pot()], peer_pot.grid()[4:6])}).rows) == measured
+
+
+def test_compare(monkeypatch):
+    ours = iterated("again", sdot.Averaged())
+    monkeypatch.setattr(compare, "installed", lambda problem: {"peer": ([ours], [ours])})
+    rows = compare.compare(problems.make(TOY), budget=0.05, tune=0.02)
+    assert [row["role"] for row in rows] == ["budget"] * 4 + ["budget", "search"]
+
+
+@pytest.mark.parametrize("name", ["plane-60", "weighted-16-60"])
+def test_ott_solves_the_same_problem(name):
+    pytest.importorskip("ott")
+    from benchmarks import peer_ott
+
+    problem = problems.make(name)
+    method = peer_ott.averaged_grid(60)[3]
+    outcome = method.run(problem, 0.02, 0)  # its potential is checked against its assignment inside
+    assert isinstance(outcome, Outcome)
+    assert judge(problem, outcome.heights, 0.1).chi2 < judge(problem, torch.zeros_like(outcome.heights), 0.1).chi2
+
+
+def test_a_wrong_conversion_is_caught():
+    problem = problems.make(TOY)
+    peer = Peer.of(problem)
+    g = torch.randn(60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = problem.source.sample(200, like=peer.points, generator=torch.Generator().manual_seed(1))
+    own = (torch.cdist(x.double(), peer.points.double()).square() - g).argmin(1)
+    heights = peer.heights(g)
+    peer.check(heights, x, own)
+    with pytest.raises(AssertionError, match="disagrees"):
+        peer.check(heights + g, x, own)
+
+
+def test_settings_are_told_by_what_differs():
+    assert iterated("a", sdot.Adam()).settings == "defaults"
+    assert iterated("a", dataclasses.replace(sdot.Adam(), lr=0.1)).settings == "lr = 0.1"
