@@ -31,7 +31,7 @@ def compare(problem: Problem, budget: float, tune: float) -> list[Row]:
     """Rows of this library's solvers, then of every peer: its defaults, its search, its best setting."""
     ours = [methods.iterated(type(solver).__name__, solver) for solver in (sdot.Newton(), sdot.Averaged(), sdot.Adam())]
     rows = [measure(problem, method, "budget", budget) for method in ours]
-    for defaults, grid in installed(problem).values():
+    for defaults, grid in installed().values():
         tried = [measure(problem, method, "search", tune) for method in grid]
         best = min(range(len(grid)), key=lambda k: tried[k]["chi2"])
         rows += [measure(problem, method, "budget", budget) for method in (*defaults, grid[best])] + tried

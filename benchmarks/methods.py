@@ -110,6 +110,11 @@ class Peer:
     unit: float
     blur: float
 
+    @property
+    def effective(self) -> float:
+        """1 / sum nu_i^2, in place of m where weights are uneven."""
+        return 1 / float(self.weights.square().sum())
+
     @classmethod
     def of(cls, problem: Problem) -> Peer:
         target = problem.target.restrict(problem.target.support).centred()

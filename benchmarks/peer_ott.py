@@ -14,14 +14,14 @@ from benchmarks.problems import Problem
 
 
 def ott(
-    settings: str, batch: int, optimizer: Callable[[float, int], Any], *, ema: float = 0.0, eps: float = 0.0, every: int = 0
+    settings: str, batch: int, optimizer: Callable[[Peer, int], Any], *, ema: float = 0.0, eps: float = 0.0, every: int = 0
 ) -> Method:
     """Its solver in its published form, compiled before the clock starts.
 
     Args:
         settings: Their name.
         batch: Samples a step.
-        optimizer: Makes the optax optimiser from the spread of the cost and the number of steps.
+        optimizer: Makes the optax optimiser from the units of the problem and the number of steps.
         ema: Steps over which iterates are averaged, as a share of all; OTT's own 0.99 on the newest when 0.
         eps: First temperature in units of (spread of the cost) / m^(1 / d), falling as t^(-1/2); no temperature when 0.
         every: Steps between two of its own measurements of the error; none but at the end when 0.
@@ -45,7 +45,7 @@ def ott(
             solver = semidiscrete.SemidiscreteSolver(
                 num_iterations=steps,
                 batch_size=batch,
-                optimizer=optimizer(peer.unit, steps),
+                optimizer=optimizer(peer, steps),
                 error_eval_every=min(every, steps) or steps,
                 error_num_repeats=16 if every else 1,
                 threshold=0.0,
@@ -84,22 +84,25 @@ def documented() -> Method:
     """As in its tutorial on semi-discrete transport: plain gradient steps of 0.1 with batches of 128, no temperature."""
     import optax
 
-    return ott("as documented: sgd(0.1), batch 128", 128, lambda unit, steps: optax.sgd(0.1), every=5000)
+    return ott("as documented: sgd(0.1), batch 128", 128, lambda peer, steps: optax.sgd(0.1), every=5000)
 
 
-def cosine(lr: float) -> Callable[[float, int], Any]:
+def cosine(lr: float) -> Callable[[Peer, int], Any]:
     """Adam whose step falls from lr (spread of the cost) to zero along half a cosine over the whole budget."""
     import optax
 
-    return lambda unit, steps: optax.adam(optax.cosine_decay_schedule(lr * unit, steps))
+    return lambda peer, steps: optax.adam(optax.cosine_decay_schedule(lr * peer.unit, steps))
 
 
-def falling(step: float, batch: int, m: int) -> Callable[[float, int], Any]:
-    """Gradient steps that fall as t^(-2/3), in POT's units."""
+def falling(step: float, batch: int) -> Callable[[Peer, int], Any]:
+    """Gradient steps that fall as t^(-2/3), the first in units of (spread of the cost) (m batch)^(1/2)."""
     import optax
 
-    scale = step * (m * batch) ** 0.5
-    return lambda unit, steps: optax.sgd(lambda t: scale * unit * (t + 1.0) ** (-2 / 3))
+    def make(peer: Peer, steps: int) -> Any:
+        first = step * peer.unit * (peer.effective * batch) ** 0.5
+        return optax.sgd(lambda t: first * (t + 1.0) ** (-2 / 3))
+
+    return make
 
 
 def adam_grid() -> list[Method]:
@@ -111,11 +114,11 @@ def adam_grid() -> list[Method]:
     ]
 
 
-def averaged_grid(m: int) -> list[Method]:
+def averaged_grid() -> list[Method]:
     """Twelve settings of averaged gradient steps."""
+    settings = [(64, step, eps) for step in (0.03, 0.1, 0.3) for eps in (0.5, 2)] + [(64, 0.1, 0.1), (64, 1, 0.5)]
+    settings += [(256, 0.03, 2), (256, 0.1, 0.5), (256, 0.1, 2), (256, 0.3, 0.5)]
     return [
-        ott(f"sgd, step {step:g}, batch {batch}, eps {eps:g}, averaged", batch, falling(step, batch, m), eps=eps, ema=0.1)
-        for batch in (64, 256)
-        for step in (0.1, 0.3, 1.0)
-        for eps in (0.1, 0.5)
+        ott(f"sgd, step {step:g}, batch {batch}, eps {eps:g}, averaged", batch, falling(step, batch), eps=eps, ema=0.1)
+        for batch, step, eps in settings
     ]

@@ -55,14 +55,14 @@ def main() -> None:
         except Missing as reason:
             print(f"{name}: skipped, {reason}")
             continue
-        peers = {k: v for k, v in installed(problem).items() if options.peers is None or k in options.peers}
+        peers = {k: v for k, v in installed().items() if options.peers is None or k in options.peers}
         print(f"wrote {race(problem, rules, peers).save().name}")
 
 
 Peers = dict[str, tuple[list[Method], list[Method]]]
 
 
-def installed(problem: Problem) -> Peers:
+def installed() -> Peers:
     """Peers by name: their defaults, one or none, and the settings to search. The two kinds of OTT share their defaults."""
     peers: Peers = {"AE-OT": ([methods.iterated("AE-OT Adam", sdot.Adam())], methods.adam_grid())}
     if importlib.util.find_spec("ot"):
@@ -73,7 +73,7 @@ def installed(problem: Problem) -> Peers:
         from benchmarks import peer_ott
 
         peers["OTT-Adam"] = ([peer_ott.documented()], peer_ott.adam_grid())
-        peers["OTT-averaged"] = ([], peer_ott.averaged_grid(problem.cells))
+        peers["OTT-averaged"] = ([], peer_ott.averaged_grid())
     return peers
 
 
