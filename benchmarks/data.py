@@ -70,5 +70,7 @@ def codes(name: str) -> Tensor:
         source = ["--root", str(file("mnist"))] if name == "mnist" else []
         script = ROOT / "examples" / "aeotgan" / "run.py"
         command = [sys.executable, str(script), "--data", name, "--out", str(out), "--stages", "ae", *source]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"the autoencoder of {name} could not be trained: {done.stderr.strip().splitlines()[-1]}")
     return torch.from_numpy(np.load(out / "codes.npy"))

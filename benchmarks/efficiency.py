@@ -1,8 +1,8 @@
 """Sample efficiency eta = (m - 1) / (n chi2) of a solver on every problem: 1 is what independent samples allow.
 
-python -m benchmarks.efficiency                        all problems, an hour or two on one core
+python -m benchmarks.efficiency                        all problems, about three hours on one core
 python -m benchmarks.efficiency plane-500 --seeds 3    some of them
-python -m benchmarks.efficiency --quick                all, two seeds to n = 60 m: five minutes
+python -m benchmarks.efficiency --quick                all, two seeds to n = 60 m: seven minutes
 
 At n / m = 30, 60, 100, 300, ... the heights are judged on fresh samples, to 5 % of the (m - 1) / n that is the limit. Problems
 with at most 2,000 targets go to n = 3000 m over 20 seeds, larger ones to n = 300 m over 5 seeds, unless options say otherwise.

@@ -116,8 +116,8 @@ def adam_grid() -> list[Method]:
 
 def averaged_grid() -> list[Method]:
     """Twelve settings of averaged gradient steps."""
-    settings = [(64, step, eps) for step in (0.03, 0.1, 0.3) for eps in (0.5, 2)] + [(64, 0.1, 0.1), (64, 1, 0.5)]
-    settings += [(256, 0.03, 2), (256, 0.1, 0.5), (256, 0.1, 2), (256, 0.3, 0.5)]
+    settings = [(64, step, eps) for step in (0.03, 0.1, 0.3) for eps in (0.5, 2)] + [(64, 0.1, 0.1), (64, 1, 0.5), (64, 3, 0.5)]
+    settings += [(256, 0.1, 0.5), (256, 0.1, 2), (256, 0.3, 0.5)]
     return [
         ott(f"sgd, step {step:g}, batch {batch}, eps {eps:g}, averaged", batch, falling(step, batch), eps=eps, ema=0.1)
         for batch, step, eps in settings

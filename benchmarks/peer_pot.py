@@ -57,7 +57,7 @@ def pot(*, step: float = 0.0, batch: int = 32, eps: float = 0.0) -> Method:
 
 def grid() -> list[Method]:
     """Twelve settings. Short steps and low temperatures suit uneven weights, long and high ones many dimensions."""
-    batch_32 = ((0.03, 0.1), (0.1, 0.1), (0.1, 1), (0.3, 0.3), (0.3, 1), (0.3, 3), (1, 0.3), (1, 1), (1, 3), (3, 1))
+    batch_32 = ((0.03, 0.1), (0.1, 0.1), (0.3, 0.1), (0.3, 0.3), (0.3, 1), (0.3, 3), (1, 0.3), (1, 1), (1, 3), (3, 1))
     return [pot(step=step, batch=32, eps=eps) for step, eps in batch_32] + [
         pot(step=step, batch=256, eps=eps) for step, eps in ((0.3, 0.5), (1, 1))
     ]
