@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 import sdot
 from sdot import kernels
-from sdot.kernels import blocked, keops, reference
+from sdot.kernels import blocked, choice, fused, keops, reference
 
 SIZES = [(1, 1), (1, 63), (63, 257), (257, 63), (257, 1)]
 
@@ -47,6 +47,33 @@ def test_blocked_topk_over_several_tiles(m, k):
     expected, expected_index = kernels.topk(x, y, h, k, backend="reference")
     torch.testing.assert_close(value, expected)
     assert torch.equal(index, expected_index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 16, 33, 130])
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 32])
+def test_fused_topk_is_the_definition(d, k, dtype):
+    for n in (0, 1, 17, 63, 257):
+        for m in (1, 7, 8, 9, 63, 257, 1001):
+            x, y, h = problem(n, m, d, dtype)
+            h[::3] = -torch.inf  # for small m, fewer targets are left than k
+            value, index = kernels.topk(x, y, h, min(k, m), backend="fused")
+            expected, _ = kernels.topk(x, y, h, min(k, m), backend="reference")
+            torch.testing.assert_close(value, expected)
+            torch.testing.assert_close(rescored(x, y, h, index), expected)
+            assert all(len(set(row)) == min(k, m) for row in index.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 32])
+def test_fused_ties_go_to_the_lowest_index(k, dtype):
+    for m in (32, 63, 1001):
+        for d in (1, 3, 16):
+            x, y, h = (t.round() for t in problem(257, m, d, dtype))
+            h[::2] = -torch.inf
+            _, index = kernels.topk(x, y, h, k, backend="fused")
+            expected = torch.sort(reference.scores(x, y, h), dim=1, descending=True, stable=True).indices[:, :k]
+            assert torch.equal(index, expected)
 
 
 @pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
@@ -126,15 +153,15 @@ from sdot.kernels import blocked
 torch.set_num_threads(2)
 x, y, h = torch.zeros(10**6, 100), torch.randn(50_000, 100), torch.zeros(50_000)
 x[:64] = torch.randn(64, 100)
-kernels.topk(x[:64], y, h, 2)
+kernels.topk(x[:64], y, h, 2, backend="blocked")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 slices, count = blocked.Tile.row_slices, []
 def some(self):
     count.append(len(slices(self)))
     return slices(self)[:2] + slices(self)[-1:]
 blocked.Tile.row_slices = some
-kernels.topk(x, y, h, 2)
-kernels.soft_mass(x, y, h, 1.0)
+kernels.topk(x, y, h, 2, backend="blocked")
+kernels.soft_mass(x, y, h, 1.0, backend="blocked")
 assert max(count) > 100, count
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -162,9 +189,9 @@ def test_keops_that_cannot_run_says_so_once(monkeypatch):
     without_keops(monkeypatch)
     with pytest.raises(RuntimeError, match=r"backend 'keops' cannot run here.*g\+\+.*backend='blocked'"):
         kernels.topk(x, y, h, backend="keops")
-    monkeypatch.setattr(kernels, "_prefers_keops", lambda x: not kernels._said)
-    monkeypatch.setattr(kernels, "_said", set())
-    with pytest.warns(RuntimeWarning, match="falls back to its 'blocked' backend"):
+    monkeypatch.setattr(choice, "order", lambda *_: ["keops", "blocked"])
+    monkeypatch.setattr(kernels, "_failed", set())
+    with pytest.warns(RuntimeWarning, match="falls back to another backend: backend 'keops' cannot run here"):
         kernels.topk(x, y, h)
     value, _ = kernels.topk(x, y, h)  # the second time is silent: any warning is an error here
     torch.testing.assert_close(value, kernels.topk(x, y, h, backend="reference")[0])
@@ -246,4 +273,4 @@ class TestBadInput:
 def test_backends_share_their_functions():
     names = {"topk", "soft_mass", "soft_potential", "soft_average"}
     assert all(names <= set(vars(module)) for module in (reference, blocked, keops))
-    assert set(sdot.kernels.BACKENDS) == {"reference", "blocked", "keops"}
+    assert set(sdot.kernels.BACKENDS) == {"reference", "blocked", "fused", "keops"}

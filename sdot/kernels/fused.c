@@ -1,0 +1,250 @@
+/* The scores h_j + <x_i, y_j>, reduced in registers as they are made. fused.py compiles this once for float and once for double.
+
+   A block of scores is an outer product: the points of one side lie across the lanes of vectors (LANES points), those of the
+   other side are broadcast one by one (GROUP points). For topk the lanes are samples, for the soft sums they are targets.
+   Every function runs on one thread over the rows it is given; fused.py divides the rows among threads. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if DOUBLE
+typedef double real;
+typedef int64_t integer;
+#define NAME(prefix, operation) prefix##operation##_pd
+#else
+typedef float real;
+typedef int32_t integer;
+#define NAME(prefix, operation) prefix##operation##_ps
+#endif
+
+#if defined(__AVX512F__)
+#define BYTES 64
+#define TILE 8 /* TILE x VECTORS accumulators fill the registers */
+#elif defined(__AVX2__)
+#define BYTES 32
+#define TILE 4
+#else
+#define BYTES 16
+#define TILE 4
+#endif
+#define VECTORS 3
+#define GROUP 8
+#define WIDTH ((long)(BYTES / sizeof(real)))
+#define LANES (VECTORS * WIDTH)
+
+typedef real vector __attribute__((vector_size(BYTES)));
+typedef integer integers __attribute__((vector_size(BYTES)));
+typedef double doubles __attribute__((vector_size(BYTES / sizeof(real) * sizeof(double))));
+typedef real octet __attribute__((vector_size(GROUP * sizeof(real)), aligned(sizeof(real))));
+#define INLINE static inline __attribute__((always_inline))
+
+/* Comparisons. A NaN loses all of them, and MAX(a, b) is b where a is NaN. */
+#if defined(__AVX512F__)
+#if DOUBLE
+typedef __mmask8 mask;
+#define GREATER(a, b) _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ)
+#else
+typedef __mmask16 mask;
+#define GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#endif
+#define PICK(m, a, b) NAME(_mm512, _mask_blend)(m, b, a)
+#define MAX(a, b) NAME(_mm512, _max)(a, b)
+#define MIN(a, b) NAME(_mm512, _min)(a, b)
+#define ANY(m) ((m) != 0)
+#elif defined(__AVX2__)
+typedef vector mask;
+#define GREATER(a, b) NAME(_mm256, _cmp)(a, b, _CMP_GT_OQ)
+#define PICK(m, a, b) NAME(_mm256, _blendv)(b, a, m)
+#define MAX(a, b) NAME(_mm256, _max)(a, b)
+#define MIN(a, b) NAME(_mm256, _min)(a, b)
+#define ANY(m) (NAME(_mm256, _movemask)(m) != 0)
+#else
+typedef integers mask;
+#define GREATER(a, b) ((a) > (b))
+#define PICK(m, a, b) ((vector)(((m) & (integers)(a)) | (~(m) & (integers)(b))))
+#define MAX(a, b) PICK(GREATER(a, b), a, b)
+#define MIN(a, b) PICK(GREATER(b, a), a, b)
+INLINE int ANY(mask m) {
+    integer some = 0;
+    for (long l = 0; l < WIDTH; l++) some |= m[l];
+    return some != 0;
+}
+#endif
+#define SPREAD(scalar) ((real)(scalar) - (vector){0}) /* minus zero keeps every scalar, -0 too */
+
+long lanes(void) { return LANES; }
+
+/* Rows of d numbers -> panels of `width` rows, column by column; what is missing in the last panel is zero. */
+void pack(const real *rows, long n, long d, long width, real *panels) {
+    for (long i0 = 0; i0 < n; i0 += width, panels += width * d) {
+        long count = n - i0 < width ? n - i0 : width;
+        if (count < width) memset(panels, 0, sizeof(real) * width * d);
+        for (long c = 0; c < d; c++)
+            for (long i = 0; i < count; i++) panels[c * width + i] = rows[(i0 + i) * d + c];
+    }
+}
+
+/* s[t][v] += across (columns of LANES points) times along (columns of GROUP points, of which TILE are used). */
+INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d) {
+    for (long c = 0; c < d; c++) {
+        const vector *a = (const vector *)(across + c * LANES);
+#pragma GCC unroll 8
+        for (int t = 0; t < TILE; t++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) s[t][v] += a[v] * along[c * GROUP + t];
+    }
+}
+
+/* ---- topk: the lanes are samples --------------------------------------------------------------------------------------- */
+
+#define BLOCKS 16 /* blocks of samples that are held against a stretch of targets while it is in the cache */
+#define STRETCH (1 << 18) /* bytes of such a stretch */
+
+/* The largest score of every sample within one group of targets. */
+INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d) {
+#pragma GCC unroll 2
+    for (int t0 = 0; t0 < GROUP; t0 += TILE) {
+        vector s[TILE][VECTORS];
+#pragma GCC unroll 8
+        for (int t = 0; t < TILE; t++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) s[t][v] = SPREAD(h[t0 + t]);
+        multiply(s, x, y + t0, d);
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+#pragma GCC unroll 4
+            for (int half = TILE / 2; half; half /= 2)
+#pragma GCC unroll 4
+                for (int t = 0; t < half; t++) s[t][v] = MAX(s[t + half][v], s[t][v]);
+            if (t0) top[v] = MAX(s[0][v], top[v]);
+            else top[v] = s[0][v];
+        }
+    }
+}
+
+/* Put s into a list of the k largest, which lie VECTORS apart, and its tag into the list of tags. From the first that is smaller
+   on, all move down a place; at equal s whoever came first stays ahead. */
+INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
+    if (k > 2 && !ANY(GREATER(s, best[(k - 1) * VECTORS]))) return; /* most often, once the list is full */
+    vector down = s;
+#pragma GCC unroll 2
+    for (long r = 0; r < k * VECTORS; r += VECTORS) {
+        vector b = best[r], t = tags[r];
+        mask moves = GREATER(s, b);
+        best[r] = MAX(down, b);
+        tags[r] = PICK(moves, tag, t);
+        down = MIN(down, b);
+        tag = PICK(moves, t, tag);
+    }
+}
+
+/* One block of samples against the groups g0..g1. Keeps the k groups with the largest maxima, ties to the first group: the k
+   best targets lie in those groups, and `look_inside` finds them there. Group numbers are kept as reals. */
+INLINE void sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
+    for (long g = g0; g < g1; g++) {
+        vector top[VECTORS];
+        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d);
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) insert(k, best + v, where + v, top[v], SPREAD(g));
+    }
+}
+
+/* The same with lists short enough for registers: k is a constant, 1 or 2. */
+INLINE void short_sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
+    vector b[2 * VECTORS], w[2 * VECTORS];
+    for (long r = 0; r < k * VECTORS; r++) b[r] = best[r], w[r] = where[r];
+    sweep(k, x, y, h, g0, g1, d, b, w);
+    for (long r = 0; r < k * VECTORS; r++) best[r] = b[r], where[r] = w[r];
+}
+
+/* Low dimensions are constants too, which unrolls the loop over coordinates. */
+#define FOR_DIMENSIONS(sweep, k)                                                            \
+    switch (d) {                                                                            \
+        case 1: sweep(k, x, y, h, g0, g1, 1, best, where); break;                           \
+        case 2: sweep(k, x, y, h, g0, g1, 2, best, where); break;                           \
+        case 3: sweep(k, x, y, h, g0, g1, 3, best, where); break;                           \
+        case 4: sweep(k, x, y, h, g0, g1, 4, best, where); break;                           \
+        default: sweep(k, x, y, h, g0, g1, d, best, where);                                 \
+    }
+static void sweep_any(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
+    if (k == 1) FOR_DIMENSIONS(short_sweep, 1)
+    else if (k == 2) FOR_DIMENSIONS(short_sweep, 2)
+    else FOR_DIMENSIONS(sweep, k)
+}
+
+/* The scores of WIDTH samples, each within a group of its own (none where it is negative): the same operations in the same
+   order as in `multiply`, so the same numbers. score[t] is the t-th target of every sample's group. */
+static void score_inside(const real *x, const real *group, const real *y, const real *h, long d, vector score[GROUP]) {
+    octet s[WIDTH];
+    const real *own[WIDTH];
+    for (long l = 0; l < WIDTH; l++) {
+        long j = group[l] < 0 ? 0 : (long)group[l] * GROUP;
+        own[l] = y + j * d, s[l] = *(const octet *)(h + j);
+    }
+    for (long c = 0; c < d; c++)
+#pragma GCC unroll 16
+        for (long l = 0; l < WIDTH; l++) s[l] += *(const octet *)(own[l] + c * GROUP) * x[c * LANES + l];
+    for (long l = 0; l < WIDTH; l++)
+        for (long t = 0; t < GROUP; t++) score[t][l] = group[l] < 0 ? -__builtin_inf() : s[l][t];
+}
+
+/* From the k best groups of WIDTH samples to their k best targets. Groups are visited in the order of their numbers, which
+   keeps ties at the lowest index. `spare` holds two lists. */
+static void look_inside(long k, const real *x, const real *y, const real *h, long d, vector *where, vector *spare, long count,
+                        real *value, int64_t *index) {
+    vector *best = spare, *tags = spare + k * VECTORS, score[GROUP];
+    for (long r = 0; r < k; r++) best[r * VECTORS] = SPREAD(-__builtin_inf()), tags[r * VECTORS] = SPREAD(-1);
+    for (long end = k - 1; end > 0; end--)
+        for (long r = 0; r < end; r++) {
+            vector a = where[r * VECTORS], b = where[(r + 1) * VECTORS];
+            where[r * VECTORS] = MIN(a, b), where[(r + 1) * VECTORS] = MAX(a, b);
+        }
+    for (long r = 0; r < k; r++) {
+        score_inside(x, (const real *)(where + r * VECTORS), y, h, d, score);
+        for (long t = 0; t < GROUP; t++) insert(k, best, tags, score[t], SPREAD(r * GROUP + t));
+    }
+    for (long l = 0; l < count; l++, value += k, index += k) {
+        long hidden = 0;
+        for (long r = 0; r < k; r++) {
+            long tag = (long)tags[r * VECTORS][l];
+            value[r] = best[r * VECTORS][l];
+            if (tag >= 0) {
+                index[r] = (int64_t)where[tag / GROUP * VECTORS][l] * GROUP + tag % GROUP;
+                continue;
+            }
+            for (long taken = 1; taken; hidden += taken) /* only hidden targets are left: the first that is not in the list */
+                for (long q = taken = 0; q < r; q++) taken |= index[q] == hidden;
+            index[r] = hidden++;
+        }
+    }
+}
+
+/* The k best of n samples. y: panels of GROUP targets; h: filled up with -inf. Returns nonzero where there is no memory. */
+int topk(const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index) {
+    long groups = (m + GROUP - 1) / GROUP, step = STRETCH / (long)sizeof(real) / (GROUP * (d + 1)) + 1;
+    long list = k * LANES, block = d * LANES;
+    real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + 2 * list) + 2 * list));
+    if (!packed) return 1;
+    real *best = packed + BLOCKS * block, *where = best + BLOCKS * list, *spare = where + BLOCKS * list;
+    for (long i0 = 0; i0 < n; i0 += BLOCKS * LANES) {
+        long count = n - i0 < BLOCKS * LANES ? n - i0 : BLOCKS * LANES, blocks = (count + LANES - 1) / LANES;
+        pack(x + i0 * d, count, d, LANES, packed);
+        for (long r = 0; r < blocks * list; r++) best[r] = -__builtin_inf(), where[r] = -1;
+        for (long g = 0; g < groups; g += step)
+            for (long b = 0; b < blocks; b++)
+                sweep_any(k, packed + b * block, y, h, g, g + step < groups ? g + step : groups, d,
+                          (vector *)(best + b * list), (vector *)(where + b * list));
+        for (long i = 0; i < count; i += WIDTH) {
+            long b = i / LANES, l = i % LANES;
+            look_inside(k, packed + b * block + l, y, h, d, (vector *)(where + b * list + l), (vector *)spare,
+                        count - i < WIDTH ? count - i : WIDTH, value + (i0 + i) * k, index + (i0 + i) * k);
+        }
+    }
+    free(packed);
+    return 0;
+}
