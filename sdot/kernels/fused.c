@@ -39,7 +39,8 @@ typedef int32_t integer;
 
 typedef real vector __attribute__((vector_size(BYTES)));
 typedef integer integers __attribute__((vector_size(BYTES)));
-typedef double doubles __attribute__((vector_size(BYTES / sizeof(real) * sizeof(double))));
+typedef real loose __attribute__((vector_size(BYTES), aligned(sizeof(real))));
+typedef double doubles __attribute__((vector_size(BYTES / sizeof(real) * sizeof(double)), aligned(sizeof(double))));
 typedef real octet __attribute__((vector_size(GROUP * sizeof(real)), aligned(sizeof(real))));
 #define INLINE static inline __attribute__((always_inline))
 
@@ -79,13 +80,13 @@ INLINE int ANY(mask m) {
 
 long lanes(void) { return LANES; }
 
-/* Rows of d numbers -> panels of `width` rows, column by column; what is missing in the last panel is zero. */
-void pack(const real *rows, long n, long d, long width, real *panels) {
+/* Rows of d numbers, times scale -> panels of `width` rows, column by column; what is missing in the last panel is zero. */
+void pack(const real *rows, long n, long d, long width, real scale, real *panels) {
     for (long i0 = 0; i0 < n; i0 += width, panels += width * d) {
         long count = n - i0 < width ? n - i0 : width;
         if (count < width) memset(panels, 0, sizeof(real) * width * d);
         for (long c = 0; c < d; c++)
-            for (long i = 0; i < count; i++) panels[c * width + i] = rows[(i0 + i) * d + c];
+            for (long i = 0; i < count; i++) panels[c * width + i] = rows[(i0 + i) * d + c] * scale;
     }
 }
 
@@ -163,13 +164,12 @@ INLINE void short_sweep(long k, const real *x, const real *y, const real *h, lon
 }
 
 /* Low dimensions are constants too, which unrolls the loop over coordinates. */
-#define FOR_DIMENSIONS(sweep, k)                                                            \
-    switch (d) {                                                                            \
-        case 1: sweep(k, x, y, h, g0, g1, 1, best, where); break;                           \
-        case 2: sweep(k, x, y, h, g0, g1, 2, best, where); break;                           \
-        case 3: sweep(k, x, y, h, g0, g1, 3, best, where); break;                           \
-        case 4: sweep(k, x, y, h, g0, g1, 4, best, where); break;                           \
-        default: sweep(k, x, y, h, g0, g1, d, best, where);                                 \
+#define CASE(sweep, k, dimension) case dimension: sweep(k, x, y, h, g0, g1, dimension, best, where); break;
+#define FOR_DIMENSIONS(sweep, k)                                                                               \
+    switch (d) {                                                                                               \
+        CASE(sweep, k, 1) CASE(sweep, k, 2) CASE(sweep, k, 3) CASE(sweep, k, 4)                                \
+        CASE(sweep, k, 5) CASE(sweep, k, 6) CASE(sweep, k, 7) CASE(sweep, k, 8)                                \
+        default: sweep(k, x, y, h, g0, g1, d, best, where);                                                    \
     }
 static void sweep_any(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
     if (k == 1) FOR_DIMENSIONS(short_sweep, 1)
@@ -233,7 +233,7 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
     real *best = packed + BLOCKS * block, *where = best + BLOCKS * list, *spare = where + BLOCKS * list;
     for (long i0 = 0; i0 < n; i0 += BLOCKS * LANES) {
         long count = n - i0 < BLOCKS * LANES ? n - i0 : BLOCKS * LANES, blocks = (count + LANES - 1) / LANES;
-        pack(x + i0 * d, count, d, LANES, packed);
+        pack(x + i0 * d, count, d, LANES, 1, packed);
         for (long r = 0; r < blocks * list; r++) best[r] = -__builtin_inf(), where[r] = -1;
         for (long g = 0; g < groups; g += step)
             for (long b = 0; b < blocks; b++)
@@ -246,5 +246,143 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
         }
     }
     free(packed);
+    return 0;
+}
+
+/* ---- soft sums: the lanes are targets, and scores come in units of log 2 ------------------------------------------------ */
+
+#define ROWS (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else a stretch of the targets at a time */
+
+#if DOUBLE
+#define MANTISSA 52
+#define SHIFTER 6755399441055744.0 /* 1.5 2^52: adding it rounds to whole numbers, which then are the lowest bits */
+#define LEAST -1022
+static const real POWERS[] = {1, 0.69314718055994529, 0.24022650695910097, 0.055504108664821597, 0.0096181291076068744,
+                              0.0013333558146416472, 0.00015403530441760255, 1.5252733830588655e-05, 1.321544257331132e-06,
+                              1.0178062012336164e-07, 7.0725887555054142e-09, 4.4550411082972003e-10};
+#else
+#define MANTISSA 23
+#define SHIFTER 12582912.0f
+#define LEAST -126
+static const real POWERS[] = {1, 0.693147181, 0.24022349, 0.0555038101, 0.00966636852, 0.00133813025};
+#endif
+#define DEGREE ((int)(sizeof(POWERS) / sizeof(real)) - 1)
+
+/* 2^r for r <= 0, zero below the normal numbers: a polynomial between -1/2 and 1/2 (interpolated at Chebyshev's points, relative
+   error 2e-7 and 1e-17), the rest into the exponent. */
+INLINE vector power_of_two(vector r) {
+    vector shifted = r + SPREAD(SHIFTER), f = r - (shifted - SPREAD(SHIFTER)), p = SPREAD(POWERS[DEGREE]);
+#pragma GCC unroll 12
+    for (int c = DEGREE - 1; c >= 0; c--) p = p * f + SPREAD(POWERS[c]);
+    vector e = (vector)((integers)p + ((integers)shifted << MANTISSA));
+    return PICK(GREATER(r, SPREAD(LEAST)), e, SPREAD(0));
+}
+
+/* GROUP samples against some panels of targets: s[t * length + j], and the largest score of each sample. */
+static void scores(const real *x, const real *y, const real *h, long length, long d, real *s, real largest[GROUP]) {
+    vector top[GROUP];
+    for (int t = 0; t < GROUP; t++) top[t] = SPREAD(-__builtin_inf());
+    for (long j = 0; j < length; j += LANES)
+#pragma GCC unroll 2
+        for (int t0 = 0; t0 < GROUP; t0 += TILE) {
+            vector a[TILE][VECTORS];
+#pragma GCC unroll 8
+            for (int t = 0; t < TILE; t++)
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) a[t][v] = ((const loose *)(h + j))[v];
+            multiply(a, y + j * d, x + t0, d);
+#pragma GCC unroll 8
+            for (int t = 0; t < TILE; t++)
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) {
+                    ((vector *)(s + (t0 + t) * length + j))[v] = a[t][v];
+                    top[t0 + t] = MAX(a[t][v], top[t0 + t]);
+                }
+        }
+    for (int t = 0; t < GROUP; t++) {
+        largest[t] = top[t][0];
+        for (long l = 1; l < WIDTH; l++) largest[t] = top[t][l] > largest[t] ? top[t][l] : largest[t];
+    }
+}
+
+/* s becomes 2^(s - top); returns the sum. */
+static double powers(real *s, long length, real top) {
+    double sum = 0;
+    vector some = SPREAD(0);
+    for (long j = 0; j < length; j += WIDTH) {
+        vector e = power_of_two(*(vector *)(s + j) - SPREAD(top));
+        *(vector *)(s + j) = e;
+        some += e;
+    }
+    for (long l = 0; l < WIDTH; l++) sum += some[l];
+    return sum;
+}
+
+/* mass[j] += sum_t e[t][j] / sum[t]: eight terms in `real`, the rest in double. */
+static void add_masses(const real *e, long length, const double sum[GROUP], long count, double *mass) {
+    vector weight[GROUP];
+    for (int t = 0; t < GROUP; t++) weight[t] = SPREAD(t < count ? 1 / sum[t] : 0);
+    for (long j = 0; j < length; j += WIDTH) {
+        vector p = *(const vector *)(e + j) * weight[0];
+#pragma GCC unroll 8
+        for (int t = 1; t < GROUP; t++) p += *(const vector *)(e + t * length + j) * weight[t];
+        *(doubles *)(mass + j) += __builtin_convertvector(p, doubles);
+    }
+}
+
+/* sums[c * GROUP + t] += e[t][j] y_j, coordinate by coordinate, each lane for itself. */
+static void add_points(const real *e, long length, const real *y, long d, vector *sums) {
+    for (long j = 0; j < length; j += LANES)
+        for (long c = 0; c < d; c++)
+#pragma GCC unroll 8
+            for (int t = 0; t < GROUP; t++)
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++)
+                    sums[c * GROUP + t] += ((const vector *)(e + t * length + j))[v] * ((const vector *)(y + j * d + c * LANES))[v];
+}
+
+/* The softmax p of every sample over the targets j < length (whole panels of LANES; h: filled up with -inf), reduced to
+   mass[j] += sum_i p_ij, to average[i] = sum_j p_ij y_j, or to log2 sum_j 2^score_ij as top[i] and total[i]. What is not wanted
+   is NULL. x is scaled by `scale` on the way in. Returns nonzero where there is no memory. */
+int soft(const real *x, long n, long d, real scale, const real *y, const real *h, long length, double *mass, real *average,
+         real *top, double *total) {
+    long most = ROWS / (GROUP * LANES * (long)sizeof(real)) * LANES, step = length < most ? length : most;
+    real *s = aligned_alloc(BYTES, sizeof(real) * GROUP * (step + d + d * WIDTH + WIDTH));
+    if (!s) return 1;
+    vector *sums = (vector *)(s + GROUP * step);
+    real *samples = (real *)(sums + GROUP * d), largest[GROUP], best[GROUP];
+    double sum[GROUP];
+    for (long i0 = 0; i0 < n; i0 += GROUP) {
+        long count = n - i0 < GROUP ? n - i0 : GROUP;
+        pack(x + i0 * d, count, d, GROUP, scale, samples);
+        for (int t = 0; t < GROUP; t++) best[t] = -__builtin_inf(), sum[t] = 0;
+        for (long j = 0, size; j < length; j += step) { /* the sum runs along and is scaled down where a larger score comes */
+            size = length - j < step ? length - j : step;
+            scores(samples, y + j * d, h + j, size, d, s, largest);
+            for (int t = 0; t < GROUP; t++) {
+                if (largest[t] > best[t]) sum[t] *= power_of_two(SPREAD(best[t] - largest[t]))[0], best[t] = largest[t];
+                sum[t] += powers(s + t * size, size, best[t]);
+            }
+        }
+        for (long t = 0; top && t < count; t++) top[i0 + t] = best[t], total[i0 + t] = sum[t];
+        if (!mass && !average) continue;
+        for (long c = 0; c < GROUP * d; c++) sums[c] = SPREAD(0);
+        for (long j0 = 0, size; j0 < length; j0 += step) {
+            size = length - j0 < step ? length - j0 : step;
+            if (size < length) { /* only the last stretch is still there */
+                scores(samples, y + j0 * d, h + j0, size, d, s, largest);
+                for (int t = 0; t < GROUP; t++) powers(s + t * size, size, best[t]);
+            }
+            if (mass) add_masses(s, size, sum, count, mass + j0);
+            if (average) add_points(s, size, y + j0 * d, d, sums);
+        }
+        for (long t = 0; average && t < count; t++)
+            for (long c = 0; c < d; c++) {
+                double of_lanes = 0;
+                for (long l = 0; l < WIDTH; l++) of_lanes += sums[c * GROUP + t][l];
+                average[(i0 + t) * d + c] = of_lanes / sum[t];
+            }
+    }
+    free(s);
     return 0;
 }

@@ -10,6 +10,7 @@ Extra memory: one copy of the targets and about a megabyte a thread.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -41,14 +42,48 @@ def topk(
     c, x, (n, d), m = compiled(x), x.contiguous(), x.shape, y.shape[0]
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    size = x.element_size()
 
     def run(i: int, end: int) -> None:
-        at = (x.data_ptr() + i * d * size, end - i, d, panels.data_ptr(), heights.data_ptr(), m, k)
-        _check(c.topk(*at, value.data_ptr() + i * k * size, index.data_ptr() + i * k * 8))
+        at = (_at(x, i), end - i, d, panels.data_ptr(), heights.data_ptr(), m, k)
+        _check(c.topk(*at, _at(value, i), _at(index, i)))
 
     _divide(run, n, n * m * d)
     return value, index
+
+
+def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
+    top, total = x.new_empty(x.shape[0]), torch.empty(x.shape[0], dtype=torch.float64)
+    _soft(x, y, h, eps, top=top, total=total)
+    return ((top + total.log2()) * (eps * math.log(2))).to(x.dtype)
+
+
+def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
+    return (_soft(x, y, h, eps, mass=True)[: len(h)] / x.shape[0]).to(x.dtype)
+
+
+def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
+    average = torch.empty(x.shape, dtype=x.dtype)
+    _soft(x, y, h, eps, average=average)
+    return average
+
+
+def _soft(
+    x: Tensor, y: Tensor, h: Tensor, eps: float, *,
+    mass: bool = False, average: Tensor | None = None, top: Tensor | None = None, total: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Fill the tensors that are given; return the sums of the masses where they are asked for."""
+    c, x, (n, d), scale = compiled(x), x.contiguous(), x.shape, math.log2(math.e) / eps
+    panels, heights = packed(c, y, c.lanes()), filled(h * scale, c.lanes())
+    masses: list[Tensor] = []
+
+    def run(i: int, end: int) -> None:
+        own = torch.zeros(len(heights) if mass else 0, dtype=torch.float64)
+        masses.append(own)
+        outputs = (own.data_ptr() if mass else None, _at(average, i), _at(top, i), _at(total, i))
+        _check(c.soft(_at(x, i), end - i, d, scale, panels.data_ptr(), heights.data_ptr(), len(heights), *outputs))
+
+    _divide(run, n, n * len(h) * (d + 10))
+    return torch.stack(masses).sum(0)
 
 
 def compiled(like: Tensor) -> ctypes.CDLL:
@@ -69,9 +104,11 @@ def compiled(like: Tensor) -> ctypes.CDLL:
 def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c = library(Path(__file__).with_suffix(".c"), f"-DDOUBLE={int(dtype == torch.float64)}")
     pointer, long = ctypes.c_void_p, ctypes.c_long
-    c.pack.argtypes = [pointer, long, long, long, pointer]
-    c.pack.restype = None
+    real = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
+    c.lanes.argtypes, c.lanes.restype = [], long
+    c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
+    c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
     return c
 
 
@@ -80,12 +117,20 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
     points = points.contiguous()
     n, d = points.shape
     panels = points.new_empty(-(-n // width) * width * d)
-    c.pack(points.data_ptr(), n, d, width, panels.data_ptr())
+    c.pack(points.data_ptr(), n, d, width, 1.0, panels.data_ptr())
     return panels
 
 
 def filled(h: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(h, (0, -len(h) % width), value=-torch.inf)
+    """h, then -inf up to a whole number of panels."""
+    heights = h.new_full((-(-len(h) // width) * width,), -torch.inf)
+    heights[: len(h)] = h
+    return heights
+
+
+def _at(t: Tensor | None, row: int) -> int | None:
+    """Where a row lies in memory."""
+    return None if t is None else t[row:].data_ptr()
 
 
 def _divide(run: Callable[[int, int], None], n: int, work: int) -> None:
