@@ -104,7 +104,7 @@ INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *al
 /* ---- topk: the lanes are samples --------------------------------------------------------------------------------------- */
 
 #define BLOCKS 16 /* blocks of samples that are held against a stretch of targets while it is in the cache */
-#define STRETCH (1 << 18) /* bytes of such a stretch */
+#define STRETCH (1 << 18) /* bytes of a stretch */
 
 /* The largest score of every sample within one group of targets. */
 INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d) {
@@ -251,7 +251,9 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
 
 /* ---- soft sums: the lanes are targets, and scores come in units of log 2 ------------------------------------------------ */
 
-#define ROWS (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else a stretch of the targets at a time */
+#define ROWS 32 /* samples that share the reading of the targets; a multiple of GROUP */
+#define NEAR (1 << 20) /* bytes that a near cache holds */
+#define WHOLE (1 << 25) /* bytes of scores that are kept: whole rows where they fit, else STRETCH bytes, and a second sweep */
 
 #if DOUBLE
 #define MANTISSA 52
@@ -278,19 +280,18 @@ INLINE vector power_of_two(vector r) {
     return PICK(GREATER(r, SPREAD(LEAST)), e, SPREAD(0));
 }
 
-/* GROUP samples against some panels of targets: s[t * length + j], and the largest score of each sample. */
-static void scores(const real *x, const real *y, const real *h, long length, long d, real *s, real largest[GROUP]) {
-    vector top[GROUP];
-    for (int t = 0; t < GROUP; t++) top[t] = SPREAD(-__builtin_inf());
+/* Some groups of samples against some panels of targets: s[t * length + j], and the largest score of each sample. */
+static void scores(const real *x, long rows, const real *y, const real *h, long length, long d, real *s, real *largest) {
+    vector top[ROWS];
+    for (long t = 0; t < rows; t++) top[t] = SPREAD(-__builtin_inf());
     for (long j = 0; j < length; j += LANES)
-#pragma GCC unroll 2
-        for (int t0 = 0; t0 < GROUP; t0 += TILE) {
+        for (long t0 = 0; t0 < rows; t0 += TILE) {
             vector a[TILE][VECTORS];
 #pragma GCC unroll 8
             for (int t = 0; t < TILE; t++)
 #pragma GCC unroll 4
                 for (int v = 0; v < VECTORS; v++) a[t][v] = ((const loose *)(h + j))[v];
-            multiply(a, y + j * d, x + t0, d);
+            multiply(a, y + j * d, x + t0 / GROUP * GROUP * d + t0 % GROUP, d);
 #pragma GCC unroll 8
             for (int t = 0; t < TILE; t++)
 #pragma GCC unroll 4
@@ -299,7 +300,7 @@ static void scores(const real *x, const real *y, const real *h, long length, lon
                     top[t0 + t] = MAX(a[t][v], top[t0 + t]);
                 }
         }
-    for (int t = 0; t < GROUP; t++) {
+    for (long t = 0; t < rows; t++) {
         largest[t] = top[t][0];
         for (long l = 1; l < WIDTH; l++) largest[t] = top[t][l] > largest[t] ? top[t][l] : largest[t];
     }
@@ -318,27 +319,26 @@ static double powers(real *s, long length, real top) {
     return sum;
 }
 
-/* mass[j] += sum_t e[t][j] / sum[t]: eight terms in `real`, the rest in double. */
-static void add_masses(const real *e, long length, const double sum[GROUP], long count, double *mass) {
-    vector weight[GROUP];
-    for (int t = 0; t < GROUP; t++) weight[t] = SPREAD(t < count ? 1 / sum[t] : 0);
+/* mass[j] += sum_t e[t][j] / sum[t]: the terms of ROWS samples in `real`, the rest in double. */
+static void add_masses(const real *e, long length, const double *sum, long count, double *mass) {
+    vector weight[ROWS];
+    for (long t = 0; t < count; t++) weight[t] = SPREAD(1 / sum[t]);
     for (long j = 0; j < length; j += WIDTH) {
-        vector p = *(const vector *)(e + j) * weight[0];
-#pragma GCC unroll 8
-        for (int t = 1; t < GROUP; t++) p += *(const vector *)(e + t * length + j) * weight[t];
+        vector p = SPREAD(0);
+        for (long t = 0; t < count; t++) p += *(const vector *)(e + t * length + j) * weight[t];
         *(doubles *)(mass + j) += __builtin_convertvector(p, doubles);
     }
 }
 
-/* sums[c * GROUP + t] += e[t][j] y_j, coordinate by coordinate, each lane for itself. */
-static void add_points(const real *e, long length, const real *y, long d, vector *sums) {
+/* sums[c * rows + t] += e[t][j] y_j, coordinate by coordinate, each lane for itself. */
+static void add_points(const real *e, long rows, long length, const real *y, long d, vector *sums) {
     for (long j = 0; j < length; j += LANES)
         for (long c = 0; c < d; c++)
-#pragma GCC unroll 8
-            for (int t = 0; t < GROUP; t++)
+#pragma GCC unroll 4
+            for (long t = 0; t < rows; t++)
 #pragma GCC unroll 4
                 for (int v = 0; v < VECTORS; v++)
-                    sums[c * GROUP + t] += ((const vector *)(e + t * length + j))[v] * ((const vector *)(y + j * d + c * LANES))[v];
+                    sums[c * rows + t] += ((const vector *)(e + t * length + j))[v] * ((const vector *)(y + j * d + c * LANES))[v];
 }
 
 /* The softmax p of every sample over the targets j < length (whole panels of LANES; h: filled up with -inf), reduced to
@@ -346,40 +346,43 @@ static void add_points(const real *e, long length, const real *y, long d, vector
    is NULL. x is scaled by `scale` on the way in. Returns nonzero where there is no memory. */
 int soft(const real *x, long n, long d, real scale, const real *y, const real *h, long length, double *mass, real *average,
          real *top, double *total) {
-    long most = ROWS / (GROUP * LANES * (long)sizeof(real)) * LANES, step = length < most ? length : most;
-    real *s = aligned_alloc(BYTES, sizeof(real) * GROUP * (step + d + d * WIDTH + WIDTH));
+    long row = length * (long)sizeof(real), whole = row * GROUP <= WHOLE;
+    long step = whole ? length : STRETCH / (ROWS * LANES * (long)sizeof(real)) * LANES + LANES;
+    long wanted = d >= GROUP && row * d > NEAR ? ROWS : GROUP; /* reading the targets again costs more than keeping more scores */
+    long rows = !whole || row * wanted <= WHOLE ? wanted : WHOLE / (row * GROUP) * GROUP;
+    real *s = aligned_alloc(BYTES, sizeof(real) * rows * (step + d * WIDTH + d * WIDTH));
     if (!s) return 1;
-    vector *sums = (vector *)(s + GROUP * step);
-    real *samples = (real *)(sums + GROUP * d), largest[GROUP], best[GROUP];
-    double sum[GROUP];
-    for (long i0 = 0; i0 < n; i0 += GROUP) {
-        long count = n - i0 < GROUP ? n - i0 : GROUP;
+    vector *sums = (vector *)(s + rows * step);
+    real *samples = (real *)(sums + rows * d), largest[ROWS], best[ROWS];
+    double sum[ROWS];
+    for (long i0 = 0; i0 < n; i0 += rows) {
+        long count = n - i0 < rows ? n - i0 : rows, filled = (count + GROUP - 1) / GROUP * GROUP;
         pack(x + i0 * d, count, d, GROUP, scale, samples);
-        for (int t = 0; t < GROUP; t++) best[t] = -__builtin_inf(), sum[t] = 0;
+        for (long t = 0; t < filled; t++) best[t] = -__builtin_inf(), sum[t] = 0;
         for (long j = 0, size; j < length; j += step) { /* the sum runs along and is scaled down where a larger score comes */
             size = length - j < step ? length - j : step;
-            scores(samples, y + j * d, h + j, size, d, s, largest);
-            for (int t = 0; t < GROUP; t++) {
+            scores(samples, filled, y + j * d, h + j, size, d, s, largest);
+            for (long t = 0; t < count; t++) {
                 if (largest[t] > best[t]) sum[t] *= power_of_two(SPREAD(best[t] - largest[t]))[0], best[t] = largest[t];
                 sum[t] += powers(s + t * size, size, best[t]);
             }
         }
         for (long t = 0; top && t < count; t++) top[i0 + t] = best[t], total[i0 + t] = sum[t];
         if (!mass && !average) continue;
-        for (long c = 0; c < GROUP * d; c++) sums[c] = SPREAD(0);
-        for (long j0 = 0, size; j0 < length; j0 += step) {
-            size = length - j0 < step ? length - j0 : step;
-            if (size < length) { /* only the last stretch is still there */
-                scores(samples, y + j0 * d, h + j0, size, d, s, largest);
-                for (int t = 0; t < GROUP; t++) powers(s + t * size, size, best[t]);
+        for (long c = 0; c < filled * d; c++) sums[c] = SPREAD(0);
+        for (long j = 0, size; j < length; j += step) {
+            size = length - j < step ? length - j : step;
+            if (!whole) { /* only the last stretch is still there */
+                scores(samples, filled, y + j * d, h + j, size, d, s, largest);
+                for (long t = 0; t < count; t++) powers(s + t * size, size, best[t]);
             }
-            if (mass) add_masses(s, size, sum, count, mass + j0);
-            if (average) add_points(s, size, y + j0 * d, d, sums);
+            if (mass) add_masses(s, size, sum, count, mass + j);
+            if (average) add_points(s, filled, size, y + j * d, d, sums);
         }
         for (long t = 0; average && t < count; t++)
             for (long c = 0; c < d; c++) {
                 double of_lanes = 0;
-                for (long l = 0; l < WIDTH; l++) of_lanes += sums[c * GROUP + t][l];
+                for (long l = 0; l < WIDTH; l++) of_lanes += sums[c * filled + t][l];
                 average[(i0 + t) * d + c] = of_lanes / sum[t];
             }
     }
