@@ -319,14 +319,18 @@ static double powers(real *s, long length, real top) {
     return sum;
 }
 
-/* mass[j] += sum_t e[t][j] / sum[t]: the terms of ROWS samples in `real`, the rest in double. */
+/* mass[j] += sum_t e[t][j] / sum[t]: the terms of a group of samples in `real`, the rest in double. */
 static void add_masses(const real *e, long length, const double *sum, long count, double *mass) {
-    vector weight[ROWS];
-    for (long t = 0; t < count; t++) weight[t] = SPREAD(1 / sum[t]);
-    for (long j = 0; j < length; j += WIDTH) {
-        vector p = SPREAD(0);
-        for (long t = 0; t < count; t++) p += *(const vector *)(e + t * length + j) * weight[t];
-        *(doubles *)(mass + j) += __builtin_convertvector(p, doubles);
+    for (long t0 = 0; t0 < count; t0 += GROUP, e += GROUP * length) {
+        vector weight[GROUP];
+#pragma GCC unroll 8
+        for (int t = 0; t < GROUP; t++) weight[t] = SPREAD(t0 + t < count ? 1 / sum[t0 + t] : 0);
+        for (long j = 0; j < length; j += WIDTH) {
+            vector p = *(const vector *)(e + j) * weight[0];
+#pragma GCC unroll 8
+            for (int t = 1; t < GROUP; t++) p += *(const vector *)(e + t * length + j) * weight[t];
+            *(doubles *)(mass + j) += __builtin_convertvector(p, doubles);
+        }
     }
 }
 
@@ -362,7 +366,7 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
         for (long j = 0, size; j < length; j += step) { /* the sum runs along and is scaled down where a larger score comes */
             size = length - j < step ? length - j : step;
             scores(samples, filled, y + j * d, h + j, size, d, s, largest);
-            for (long t = 0; t < count; t++) {
+            for (long t = 0; t < filled; t++) {
                 if (largest[t] > best[t]) sum[t] *= power_of_two(SPREAD(best[t] - largest[t]))[0], best[t] = largest[t];
                 sum[t] += powers(s + t * size, size, best[t]);
             }
@@ -374,7 +378,7 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
             size = length - j < step ? length - j : step;
             if (!whole) { /* only the last stretch is still there */
                 scores(samples, filled, y + j * d, h + j, size, d, s, largest);
-                for (long t = 0; t < count; t++) powers(s + t * size, size, best[t]);
+                for (long t = 0; t < filled; t++) powers(s + t * size, size, best[t]);
             }
             if (mass) add_masses(s, size, sum, count, mass + j);
             if (average) add_points(s, filled, size, y + j * d, d, sums);
