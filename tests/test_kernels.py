@@ -176,7 +176,7 @@ def test_a_tile_is_bounded_whatever_the_size():
                 rows, columns = blocked.tile_shape(n, m, torch.device("cpu"), whole_rows=whole_rows)
                 assert 1 <= rows <= n
                 assert 1 <= columns <= m
-                assert rows * columns <= 2**21
+                assert rows * columns <= 2**20
 
 
 def without_keops(monkeypatch):
