@@ -7,6 +7,7 @@ Several implementations share each signature; this is the only place that knows 
 | `reference` | dense, the definition | tests |
 | `blocked` | matrix products in tiles | anywhere torch runs |
 | `fused` | C loops, compiled at first use | CPU |
+| `tree` | lifted k-d tree, `topk` only, decided in float64 | CPU; on request, for heights near their optimum |
 | `keops` | compiled KeOps formulas | CUDA in low dimension |
 
 "auto" tries them in the order that was measured to be fastest (`choice.py`); SDOT_BACKEND puts another one first.
@@ -23,10 +24,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import _checks
-from . import blocked, choice, fused, keops, reference
+from . import blocked, choice, fused, keops, reference, tree
 from ._unavailable import Unavailable
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked, "fused": fused, "keops": keops}
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "blocked": blocked,
+    "fused": fused,
+    "tree": tree,
+    "keops": keops,
+}
 
 _failed: set[tuple[str, str]] = set()  # (backend, device type): said once, not tried again
 
@@ -123,7 +130,7 @@ def _call(name: str, backend: str, x: Tensor, y: Tensor, h: Tensor, last: Any) -
     if backend != "auto":
         return _function(backend, name)(x, y, h, last)
     for candidate in choice.order(name, x, y, last):
-        if (candidate, x.device.type) in _failed:
+        if (candidate, x.device.type) in _failed or not hasattr(_module(candidate), name):
             continue
         try:
             return _function(candidate, name)(x, y, h, last)
@@ -142,8 +149,12 @@ def _state(backend: str, x: Tensor) -> str:
 
 
 def _function(backend: str, name: str) -> Any:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, but {backend!r} came.")
-    if not hasattr(BACKENDS[backend], name):
+    if not hasattr(_module(backend), name):
         raise Unavailable(f"backend {backend!r} has no {name}; use backend='auto'.")
     return getattr(BACKENDS[backend], name)
+
+
+def _module(backend: str) -> ModuleType:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, but {backend!r} came.")
+    return BACKENDS[backend]
