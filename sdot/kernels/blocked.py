@@ -77,7 +77,7 @@ class Tile:
         return [slice(s, min(s + self.columns, self.m)) for s in range(0, self.m, self.columns)]
 
     def scores(self, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
-        if _onednn() and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling() and _onednn():
             return torch.ops.mkldnn._linear_pointwise(x.contiguous(), y.contiguous(), h, "none", [], "")  # type: ignore[no-any-return]
         out = self.buffer[: x.shape[0] * y.shape[0]].view(x.shape[0], y.shape[0])
         return torch.addmm(h, x, y.T, out=out)
