@@ -4,7 +4,7 @@ The system's C compiler translates fused.c at first use, about a second for each
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
-Extra memory: one copy of the targets and about a megabyte a thread.
+Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ._unavailable import Unavailable
 
 GROUP = 8  # targets whose largest score is compared at once, as in fused.c
 MAX_K = 32
+MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 GRAIN = 2**20  # multiplications that are worth a thread
 
 _lock = threading.Lock()
@@ -40,6 +41,8 @@ def topk(
     if k > MAX_K:
         raise Unavailable(f"backend 'fused' keeps at most {MAX_K} targets a sample, but k = {k}; use backend='blocked'.")
     c, x, (n, d), m = compiled(x), x.contiguous(), x.shape, y.shape[0]
+    if m > MAX_TARGETS:
+        raise Unavailable(f"backend 'fused' takes at most {MAX_TARGETS} targets, but {m} came; use backend='blocked'.")
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
 
