@@ -3,6 +3,7 @@
 from . import kernels, plot, semidual
 from ._conflict import warn_of_other_distribution
 from .certificate import Certificate, certify
+from .kernels import backends
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
 from .serialization import FileInfo, info, load, save
@@ -27,6 +28,7 @@ __all__ = [
     "State",
     "UniformBall",
     "UniformCube",
+    "backends",
     "certify",
     "info",
     "iterate",

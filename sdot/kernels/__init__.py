@@ -5,14 +5,17 @@ Several implementations share each signature; this is the only place that knows 
 | backend | what | where |
 | --- | --- | --- |
 | `reference` | dense, the definition | tests |
-| `blocked` | matrix products in tiles | CPU, CUDA; the default |
+| `blocked` | matrix products in tiles | anywhere torch runs |
+| `fused` | C loops, compiled at first use | CPU |
+| `tree` | lifted k-d tree, `topk` only, decided in float64 | CPU; on request, for heights near their optimum |
 | `keops` | compiled KeOps formulas | CUDA in low dimension |
+
+"auto" tries them in the order that was measured to be fastest (`choice.py`); SDOT_BACKEND puts another one first.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,12 +24,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import _checks
-from . import blocked, keops, reference
+from . import blocked, choice, fused, keops, reference, tree
+from ._unavailable import Unavailable
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked, "keops": keops}
-KEOPS_MAX_DIM = 16  # past this the matrix units win
+BACKENDS: dict[str, ModuleType] = {
+    "reference": reference,
+    "blocked": blocked,
+    "fused": fused,
+    "tree": tree,
+    "keops": keops,
+}
 
-_said: set[str] = set()
+_failed: set[tuple[str, str]] = set()  # (backend, device type): said once, not tried again
 
 
 def topk(
@@ -41,14 +50,14 @@ def topk(
         y: Targets, of the same dtype and on the same device. Scores are computed in this dtype.
         h: Heights, in the units of <x, y>; -inf hides a target.
         k: How many, at most m.
-        backend: "auto", "blocked", "keops" or "reference".
+        backend: "auto" or one of `BACKENDS`.
 
     Returns:
-        Values and indices. Ties are broken in favour of any one of the tied targets.
+        Values and indices. Ties are broken in favour of any one of the tied targets (of the first one by `fused`).
 
     Raises:
         ValueError: Shapes, dtypes or devices that do not fit, or k > m.
-        RuntimeError: backend="keops" where KeOps cannot run.
+        RuntimeError: A backend asked for by name that cannot run here; `backends` says why.
     """
     h = _check(x, y, h)
     k = _checks.count("k", k, most=y.shape[0])
@@ -57,6 +66,12 @@ def topk(
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad or h.requires_grad):
         value = torch.einsum("nd,nkd->nk", x, y[index]) + h[index]
     return value, index
+
+
+def backends(device: str | torch.device = "cpu") -> dict[str, str]:
+    """What can run on a device: "available", or why not. Runs each backend on one point, so the first call may compile."""
+    x = torch.zeros(1, 2, device=device)
+    return {name: _state(name, x) for name in BACKENDS}
 
 
 @torch.no_grad()
@@ -111,28 +126,35 @@ def _check(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
     return h.to(y)
 
 
-def _call(name: str, backend: str, x: Tensor, *arguments: Any) -> Any:
+def _call(name: str, backend: str, x: Tensor, y: Tensor, h: Tensor, last: Any) -> Any:
     if backend != "auto":
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, but {backend!r} came.")
-        return _function(backend, name)(x, *arguments)
-    if _prefers_keops(x):
+        return _function(backend, name)(x, y, h, last)
+    for candidate in choice.order(name, x, y, last):
+        if (candidate, x.device.type) in _failed or not hasattr(_module(candidate), name):
+            continue
         try:
-            return _function("keops", name)(x, *arguments)
-        except keops.Unavailable as reason:
-            _say_once(f"sdot falls back to its 'blocked' backend: {reason}")
-    return _function("blocked", name)(x, *arguments)
+            return _function(candidate, name)(x, y, h, last)
+        except (Unavailable, keops.Unavailable) as reason:
+            _failed.add((candidate, x.device.type))
+            warnings.warn(f"sdot falls back to another backend: {reason}", RuntimeWarning, stacklevel=4)
+    raise AssertionError("'blocked' runs everywhere, and every order ends with it")
 
 
-def _function(backend: str, name: str) -> Callable[..., Any]:
-    return getattr(BACKENDS[backend], name)  # type: ignore[no-any-return]
+def _state(backend: str, x: Tensor) -> str:
+    try:
+        _function(backend, "topk")(x, x, x[:, 0], 1)
+    except (Unavailable, keops.Unavailable) as reason:
+        return str(reason)
+    return "available"
 
 
-def _prefers_keops(x: Tensor) -> bool:
-    return x.is_cuda and x.shape[1] <= KEOPS_MAX_DIM and not _said and not torch.compiler.is_compiling()
+def _function(backend: str, name: str) -> Any:
+    if not hasattr(_module(backend), name):
+        raise Unavailable(f"backend {backend!r} has no {name}; use backend='auto'.")
+    return getattr(BACKENDS[backend], name)
 
 
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
+def _module(backend: str) -> ModuleType:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(BACKENDS)}, but {backend!r} came.")
+    return BACKENDS[backend]

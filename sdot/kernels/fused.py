@@ -1,0 +1,158 @@
+"""Compiled loops that reduce scores in registers as they are made (fused.c): the fastest backend on CPUs.
+
+The system's C compiler translates fused.c at first use, about a second for each dtype, into a cache. The C functions run on
+one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
+OpenMP runtime beside torch's own would halve the speed of both.
+
+Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ._build import library
+from ._unavailable import Unavailable
+
+GROUP = 8  # targets whose largest score is compared at once, as in fused.c
+MAX_K = 32
+MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
+GRAIN = 2**20  # multiplications that are worth a thread
+
+_lock = threading.Lock()
+_reasons: dict[torch.dtype, Unavailable] = {}
+
+
+def topk(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Ties go to the lowest index. Scores that are NaN are passed over."""
+    if k > MAX_K:
+        raise Unavailable(f"backend 'fused' keeps at most {MAX_K} targets a sample, but k = {k}; use backend='blocked'.")
+    c, x, (n, d), m = compiled(x), x.contiguous(), x.shape, y.shape[0]
+    if m > MAX_TARGETS:
+        raise Unavailable(f"backend 'fused' takes at most {MAX_TARGETS} targets, but {m} came; use backend='blocked'.")
+    panels, heights = packed(c, y, GROUP), filled(h, GROUP)
+    value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
+
+    def run(i: int, end: int) -> None:
+        at = (_at(x, i), end - i, d, panels.data_ptr(), heights.data_ptr(), m, k)
+        _check(c.topk(*at, _at(value, i), _at(index, i)))
+
+    _divide(run, n, n * m * d)
+    return value, index
+
+
+def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
+    top, total = x.new_empty(x.shape[0]), torch.empty(x.shape[0], dtype=torch.float64)
+    _soft(x, y, h, eps, top=top, total=total)
+    return ((top + total.log2()) * (eps * math.log(2))).to(x.dtype)
+
+
+def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
+    return (_soft(x, y, h, eps, mass=True)[: len(h)] / x.shape[0]).to(x.dtype)
+
+
+def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
+    average = torch.empty(x.shape, dtype=x.dtype)
+    _soft(x, y, h, eps, average=average)
+    return average
+
+
+def _soft(
+    x: Tensor, y: Tensor, h: Tensor, eps: float, *,
+    mass: bool = False, average: Tensor | None = None, top: Tensor | None = None, total: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Fill the tensors that are given; return the sums of the masses where they are asked for."""
+    c, x, (n, d), scale = compiled(x), x.contiguous(), x.shape, math.log2(math.e) / eps
+    panels, heights = packed(c, y, c.lanes()), filled(h * scale, c.lanes())
+    masses: list[Tensor] = []
+
+    def run(i: int, end: int) -> None:
+        own = torch.zeros(len(heights) if mass else 0, dtype=torch.float64)
+        masses.append(own)
+        outputs = (own.data_ptr() if mass else None, _at(average, i), _at(top, i), _at(total, i))
+        _check(c.soft(_at(x, i), end - i, d, scale, panels.data_ptr(), heights.data_ptr(), len(heights), *outputs))
+
+    _divide(run, n, n * len(h) * (d + 10))
+    return torch.stack(masses).sum(0)
+
+
+def compiled(like: Tensor) -> ctypes.CDLL:
+    """fused.c in the dtype of a tensor."""
+    if like.device.type != "cpu":
+        raise Unavailable(f"backend 'fused' runs on the CPU, but the points are on {like.device}; use backend='blocked'.")
+    with _lock:  # one compilation, and one reason when it fails
+        if like.dtype in _reasons:
+            raise _reasons[like.dtype]
+        try:
+            return _library(like.dtype)
+        except Unavailable as reason:
+            _reasons[like.dtype] = reason
+            raise
+
+
+@cache
+def _library(dtype: torch.dtype) -> ctypes.CDLL:
+    c = library(Path(__file__).with_suffix(".c"), f"-DDOUBLE={int(dtype == torch.float64)}")
+    pointer, long = ctypes.c_void_p, ctypes.c_long
+    real = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
+    c.lanes.argtypes, c.lanes.restype = [], long
+    c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
+    c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
+    c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
+    return c
+
+
+def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
+    """Panels of `width` points, coordinate by coordinate, the last one filled up with zeros."""
+    points = points.contiguous()
+    n, d = points.shape
+    panels = points.new_empty(-(-n // width) * width * d)
+    c.pack(points.data_ptr(), n, d, width, 1.0, panels.data_ptr())
+    return panels
+
+
+def filled(h: Tensor, width: int) -> Tensor:
+    """h, then -inf up to a whole number of panels."""
+    heights = h.new_full((-(-len(h) // width) * width,), -torch.inf)
+    heights[: len(h)] = h
+    return heights
+
+
+def _at(t: Tensor | None, row: int) -> int | None:
+    """Where a row lies in memory."""
+    return None if t is None else t[row:].data_ptr()
+
+
+def _divide(run: Callable[[int, int], None], n: int, work: int) -> None:
+    """Run over the rows 0..n, on as many threads as torch uses and the work is worth."""
+    workers = min(torch.get_num_threads(), max(1, work // GRAIN), n)
+    if workers <= 1:
+        return run(0, n)
+    ends = [n * (w + 1) // workers for w in range(workers)]
+    for _ in _pool(os.getpid(), workers).map(run, [0, *ends[:-1]], ends):
+        pass
+    return None
+
+
+@cache
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """Threads do not survive a fork, so each process has its own."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="sdot")
+
+
+def _check(status: int) -> None:
+    if status:
+        raise MemoryError("sdot's fused kernel found no memory for its buffers.")
