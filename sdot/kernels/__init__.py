@@ -7,6 +7,7 @@ Several implementations share each signature; this is the only place that knows 
 | `reference` | dense, the definition | tests |
 | `blocked` | matrix products in tiles | CPU, CUDA; the default |
 | `keops` | compiled KeOps formulas | CUDA in low dimension |
+| `triton` | fused tiles, exact where it decides | CUDA, float32 |
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import _checks
-from . import blocked, keops, reference
+from . import blocked, keops, reference, triton
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked, "keops": keops}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "blocked": blocked, "keops": keops, "triton": triton}
 KEOPS_MAX_DIM = 16  # past this the matrix units win
 
 _said: set[str] = set()
