@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def environment() -> dict[str, Any]:
     packages = {"sdot": sdot.__version__}
-    for name in ("torch", "numpy", "pykeops", "POT"):
+    for name in ("torch", "triton", "numpy", "pykeops", "POT"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -73,7 +73,7 @@ def slab(columns: int) -> int:
 class Packed:
     """Points as the first pass reads them, with the norms of what they were, of what was lost, and of the low parts."""
 
-    values: Float[Tensor, "n w"]
+    values: Float[Tensor, "p w"]
     size: Float[Tensor, " n"]
     lost: Float[Tensor, " n"]
     low: Float[Tensor, " n"]
@@ -123,4 +123,5 @@ def gamma(parts: str, columns: int) -> float:
 
 
 def _norm(v: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    return torch.linalg.vector_norm(v, dim=1) * MARGIN + FLOOR
+    norm: Tensor = torch.linalg.vector_norm(v, dim=1)
+    return norm * MARGIN + FLOOR

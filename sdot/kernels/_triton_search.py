@@ -28,6 +28,7 @@ class Targets:
     h: Float[Tensor, " p"]
     packed: Packed
     scale: Int32[Tensor, ""]
+    limit: Int32[Tensor, ""]  # what the heights allow the scale of the samples to be
     bounds: Float[Tensor, "3 t"]
     m: int
     tile: int
@@ -41,7 +42,8 @@ class Targets:
         padded[:, :m], heights[:m] = y.T, h
         scale = _halves.exponent(y)
         packed = pack(y, scale, parts(d, "hlh"), tile * tiles)
-        return cls(padded, heights, packed, scale, _halves.tile_bounds(packed, tile, tiles), m, tile)
+        limit, bounds = _halves.height_limit(h) - scale, _halves.tile_bounds(packed, tile, tiles)
+        return cls(padded, heights, packed, scale, limit, bounds, m, tile)
 
     @property
     def tiles(self) -> int:
@@ -72,8 +74,7 @@ def search(x: Float[Tensor, "n d"], targets: Targets, value: Float[Tensor, "n k"
 def tile_maxima(x: Float[Tensor, "n d"], targets: Targets) -> tuple[Float[Tensor, "t n"], Float[Tensor, "3 n"], float]:
     """The first pass: the largest score of every sample in every tile, in scaled units, and what bounds its rounding."""
     n, d = x.shape
-    limit = _halves.height_limit(targets.h) - targets.scale
-    scale = torch.minimum(_halves.exponent(x), limit).clamp_min(-126)
+    scale = torch.minimum(_halves.exponent(x), targets.limit).clamp_min(-126)
     packed, h = pack(x, scale, parts(d, "hhl")), scaled(targets.h, scale + targets.scale)
     maxima = x.new_empty(targets.tiles, n)
     blocks = -(-n // ROWS)
@@ -95,7 +96,7 @@ def matrix_shape(columns: int) -> dict[str, int]:
     """Block shape of the first pass for so many columns: two or more blocks a multiprocessor up to 128 of them, so that one
     block multiplies while another takes maxima."""
     slab = _halves.slab(columns)
-    stages, warps = (3, 4) if slab <= 64 else (2, 4 if slab <= 128 else 8)
+    stages, warps = 3 if slab <= 64 else 2, 4 if slab == columns <= 128 else 8
     return {"K": columns, "BK": slab, "BM": ROWS, "STAGES": stages, "num_warps": warps}
 
 
@@ -127,14 +128,13 @@ class Candidates:
 
     def resolve(self, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:
         """Score the candidates again, PAIRS at a time: hardly more than one part, except where most targets tie."""
-        parts, n = [(0, len(self.x))], len(self.x)
-        total = int(self.start[n])
-        while parts:
-            first, last = parts.pop()
-            base, end = (0, total) if (first, last) == (0, n) else (int(self.start[first]), int(self.start[last]))
+        spans = [(0, 0, len(self.x), int(self.start[-1]))]  # first row and its pair, last row and its pair
+        while spans:
+            first, base, last, end = spans.pop()
             if end - base > PAIRS and last - first > 1:
                 middle = (first + last) // 2
-                parts += [(first, middle), (middle, last)]
+                pair = int(self.start[middle])
+                spans += [(first, base, middle, pair), (middle, pair, last, end)]
             else:
                 self._resolve(first, last, base, end - base, value, index)
 

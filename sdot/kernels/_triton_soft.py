@@ -89,7 +89,7 @@ def weighted_sum(
     inside = coordinate < d
     scale, total = tl.load(SCALE), tl.load(TOTAL + row)
     out = tl.zeros([BM, BD], tl.float32)
-    for _ in range(0, count):
+    for _ in range(count):
         p = tl.exp2(_scores(X, Y, H, scale, row, column, K, BK, BM, W, STAGES) - total[:, None])
         p_high = p.to(tl.float16)
         p_low = (p - p_high.to(tl.float32)).to(tl.float16)
@@ -104,11 +104,23 @@ def weighted_sum(
     tl.store(place, out, mask=(rows < n)[:, None] & inside[None, :])
 
 
+def sum_shape(columns: int) -> dict[str, int]:
+    """Block shape of `log_sum_exp` for so many packed columns."""
+    slab = _halves.slab(columns)
+    return {"K": columns, "BK": slab, "BM": ROWS, "W": TILE, "STAGES": 3 if slab <= 64 else 2, "num_warps": 4}
+
+
+def average_shape(columns: int, d: int) -> dict[str, int]:
+    """Block shape of `weighted_sum` for so many packed columns and dimensions."""
+    coordinates = min(64, max(16, triton.next_power_of_2(d)))
+    return {"K": columns, "BK": min(columns, 64), "BM": ROWS, "W": TILE, "BD": coordinates, "STAGES": 2, "num_warps": 8}
+
+
 class _Scores:
     """The arguments that the kernels share: packed points, heights and the scale that take products to units of log 2."""
 
     def __init__(self, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> None:
-        n, (m, d) = len(x), y.shape
+        n, m = len(x), len(y)
         self.tiles = -(-m // TILE)
         x_scale, self.y_scale = _halves.exponent(x), _halves.exponent(y)
         self.x = _halves.pack(x, x_scale, "hhl").values
@@ -121,14 +133,10 @@ class _Scores:
         self.blocks = -(-n // ROWS)
         self.each, self.programs = shares(x, self.blocks, self.tiles)
 
-    def shape(self) -> dict[str, int]:
-        slab = _halves.slab(self.columns)
-        return {"K": self.columns, "BK": slab, "BM": ROWS, "W": TILE, "STAGES": 3 if slab <= 64 else 2, "num_warps": 4}
-
     def log2_sum(self) -> Float[Tensor, " n"]:
         out = self.h.new_empty(self.programs, self.n)
         log_sum_exp[(self.blocks, self.programs)](
-            self.x, self.y, self.h, self.scale, out, self.n, self.tiles, self.each, **self.shape()
+            self.x, self.y, self.h, self.scale, out, self.n, self.tiles, self.each, **sum_shape(self.columns)
         )
         return torch.logsumexp(out * math.log(2), 0) / math.log(2) if self.programs > 1 else out[0]
 
@@ -141,9 +149,8 @@ def potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor,
 def average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
     """sum_j softmax_j((h_j + <x_i, y_j>) / eps) y_j."""
     s, (n, d) = _Scores(x, y, h, eps), x.shape
-    total, block = s.log2_sum(), min(64, max(16, triton.next_power_of_2(d)))
-    out = x.new_empty(s.programs, n, d)
-    weighted_sum[(s.blocks, s.programs, -(-d // block))](
-        s.x, s.y, s.h, s.scale, total, out, n, d, s.tiles, s.each, BD=block, **{**s.shape(), "BK": min(s.columns, 64)}
+    shape, out = average_shape(s.columns, d), x.new_empty(s.programs, n, d)
+    weighted_sum[(s.blocks, s.programs, -(-d // shape["BD"]))](
+        s.x, s.y, s.h, s.scale, s.log2_sum(), out, n, d, s.tiles, s.each, **shape
     )
     return _halves.scaled(out.sum(0), -s.y_scale)

@@ -77,7 +77,7 @@ def tile_max_float(
     out = T + first.to(tl.int64) * n + row
     for t in range(first, last):
         slot = tl.full([BM, BN], NEG_INF, tl.float32)
-        for u in range(0, W // BN):
+        for u in range(W // BN):
             column = t * W + u * BN + tl.arange(0, BN)
             acc = tl.zeros([BM, BN], tl.float32) + tl.load(H + column)[None, :]
             for k in tl.static_range(D):
@@ -134,7 +134,9 @@ def threshold(T, ROW, TILE, LIMIT, COUNT, gamma, n, tiles, KK: tl.constexpr, BR:
 
 @triton.jit(do_not_specialize=["n", "base", "first", "last"])
 @no_type_check
-def list_pairs(T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, BR: tl.constexpr, BT: tl.constexpr):
+def list_pairs(
+    T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, BR: tl.constexpr, BT: tl.constexpr
+):
     """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile."""
     rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
     mine = rows < last
@@ -183,7 +185,7 @@ def rescore(
         column = t * W + tl.arange(0, W)
         y_at = YT + column.to(tl.int64)
         acc = tl.zeros([BR, W], tl.float32)
-        for k in range(0, d):
+        for k in range(d):
             acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
             y_at += m_padded
         acc += tl.load(H + column)[None, :]
@@ -207,7 +209,7 @@ def merge(START, VALUE, INDEX, OUT, WHERE, base, first, last, k, KK: tl.constexp
     end = (tl.load(START + rows + 1, mask=live, other=0) - base) * KK
     longest = tl.max(tl.where(live, end - begin, 0), axis=0)
     limit, after = tl.full([BR], float("inf"), tl.float32), tl.full([BR], -1, tl.int32)
-    for q in range(0, k):
+    for q in range(k):
         best, where = tl.full([BR], NEG_INF, tl.float32), tl.full([BR], NOWHERE, tl.int32)
         for e in range(0, longest, BE):
             at = begin[:, None] + e + tl.arange(0, BE)[None, :]

@@ -13,6 +13,7 @@ disk; with TRITON_INTERPRET=1 in the environment the kernels run on the CPU, for
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import torch
@@ -38,7 +39,7 @@ def topk(
     from ._triton_search import Targets, search
 
     value, index = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64, device=x.device)
-    with torch.cuda.device_of(x):
+    with _on_device(x):
         targets = Targets.prepare(y, h)
         for i in chunks(x, max(targets.tiles, targets.columns)):
             search(x[i], targets, value[i], index[i])
@@ -51,24 +52,24 @@ def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Te
         return blocked.soft_potential(x, y, h, eps)
     from ._triton_soft import potential
 
-    with torch.cuda.device_of(x):
+    with _on_device(x):
         return torch.cat([potential(x[i], y, h, eps) for i in _soft_chunks(x)] + [x.new_empty(0)])
 
 
 def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     """With u the soft potential, the mass of target j is exp(h_j / eps) times sum_i exp((<x_i, y_j> - u_i) / eps) / n: another
-    log-sum-exp, in which samples and targets have changed places."""
+    log-sum-exp, in which samples and targets have changed places. Their sum, which is one but for rounding, replaces n."""
     _require(x)
     if x.dtype != torch.float32:
         return blocked.soft_mass(x, y, h, eps)
     from ._triton_soft import potential
 
     mass = torch.zeros(len(h), dtype=torch.float64, device=x.device)
-    with torch.cuda.device_of(x):
+    with _on_device(x):
         for i in _soft_chunks(x):
             back = potential(y, x[i], -potential(x[i], y, h, eps), eps)
-            mass += ((h + back) / eps).exp()
-    return (mass / x.shape[0]).to(x.dtype)
+            mass += ((h.double() + back) / eps).exp()
+    return (mass / mass.sum()).to(x.dtype)
 
 
 def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, "n d"]:
@@ -77,8 +78,13 @@ def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tens
         return blocked.soft_average(x, y, h, eps)
     from ._triton_soft import average
 
-    with torch.cuda.device_of(x):
+    with _on_device(x):
         return torch.cat([average(x[i], y, h, eps) for i in _soft_chunks(x)] + [x.new_empty(0, x.shape[1])])
+
+
+def _on_device(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Triton launches on the current device, which need not be that of x."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def _require(x: Tensor) -> None:
