@@ -63,7 +63,7 @@ def measure(capability: int = 90) -> Iterator[dict[str, Any]]:
 def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
     """Name, length of the sums, shape and code; imported by name because these parts of the library are not public."""
     search, topk, soft, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
-    tiles = -(-M // search.TILE)
+    tiles = 8 * -(-M // (8 * search.TILE))
     for d in (5, 8, 15, 16, 32, 64, 128, 256, 512):
         columns = halves.width(d, len(search.parts(d, "hhl")))
         shape = search.matrix_shape(columns)
@@ -73,17 +73,21 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
         shape = {"BM": search.ROWS, "BN": search.SLOTS, "W": search.FLOAT_TILE, "num_warps": 4}
         code = topk.tile_max_float.warmup(single, single, single, single, N, 100_352, 196, 196, D=d, grid=(1, 1), **shape)
         yield "tile_max_float", d, {"d": d, **shape}, code
+    bounds, one, four = (single, single, single), {"grid": (1,), "num_warps": 1}, {"grid": (1,), "num_warps": 4}
+    block = {"TERMS": 2, "BR": 32, "BT": search.GROUP, **one}
     for k in search.WIDTHS:
-        bounds, grid = (single, single, single), {"grid": (1,), "num_warps": 4}
-        yield "threshold", 0, {"k": k}, topk.threshold.warmup(*bounds, single, i32, 0.1, N, tiles, KK=k, BR=32, BT=32, **grid)
+        yield "threshold", 0, {"k": k}, topk.threshold.warmup(*bounds, single, i32, 0.1, N, tiles, tiles, KK=k, **block)
         for tile, d in ((search.TILE, 64), (search.FLOAT_TILE, 3)):
-            points = (single, single, single, i64, i32, i32, single, i32, N, M, 100_352, d)
-            code = topk.rescore.warmup(*points, KK=k, BR=4096 // tile, W=tile, **grid)
-            yield "rescore", d, {"k": k, "d": d, "W": tile}, code
-        code = topk.merge.warmup(i64, single, i32, single, i64, 0, 0, N, k, KK=k, BR=128, BE=4, **grid)
+            points, shape = (
+                (single, single, single, i64, i32, i32, single, i32, N, M, 100_352, d),
+                {"BR": 2048 // tile, "W": tile},
+            )
+            code = topk.rescore.warmup(*points, KK=k, BD=search.features(d), **shape, **four)
+            yield "rescore", d if d < 5 else search.FEATURES, {"k": k, "d": d, **shape}, code
+        code = topk.merge.warmup(i64, single, i32, single, i64, 0, 0, N, k, KK=k, BR=128, BE=4, **four)
         yield "merge", 0, {"k": k}, code
-    lists = (*bounds, single, i64, i32, i32, 0.1, 0, N, 0, N, tiles)
-    yield "list_pairs", 0, {}, topk.list_pairs.warmup(*lists, BR=32, BT=32, **grid)
+    lists = (*bounds, single, i64, i32, i32, 0.1, 0, N, 0, N, tiles, tiles)
+    yield "list_pairs", 0, {}, topk.list_pairs.warmup(*lists, **block)
     for d in (2, 8, 16, 64, 128, 512):
         columns = halves.width(d, 3)
         points, tiles = (half, half, single, single), -(-M // soft.TILE)

@@ -16,6 +16,8 @@ FLOAT_DIM, SPLIT_DIM = 4, 15  # plain float32 up to the first, split float16 up 
 TILE, FLOAT_TILE = 128, 512  # targets a tile
 SLOTS = 32  # columns of a float32 tile that keep a maximum of their own
 WIDTHS = (1, 2, 8)  # numbers of best targets that kernels are compiled for
+GROUP = 8  # tiles whose maxima a thread looks at together
+FEATURES = 16  # coordinates that exact scores take at a time
 PAIRS = 2**22  # most candidate tiles that are scored again at once
 
 
@@ -24,7 +26,7 @@ class Targets:
     """What depends on y and h alone, prepared once a call: both as they came, for the exact scores, and as the first pass reads
     them. Padded to whole tiles, y with zeros and h with -inf."""
 
-    y: Float[Tensor, "d p"]
+    y: Float[Tensor, "f p"]
     h: Float[Tensor, " p"]
     packed: Packed
     scale: Int32[Tensor, ""]
@@ -32,31 +34,43 @@ class Targets:
     bounds: Float[Tensor, "3 t"]
     m: int
     tile: int
+    parts: str
 
     @classmethod
     def prepare(cls, y: Float[Tensor, "m d"], h: Float[Tensor, " m"]) -> Targets:
         m, d = y.shape
         tile = FLOAT_TILE if d <= FLOAT_DIM else TILE
         tiles = -(-m // tile)
-        padded, heights = y.new_zeros(d, tile * tiles), h.new_full((tile * tiles,), -torch.inf)
-        padded[:, :m], heights[:m] = y.T, h
+        padded = y.new_zeros(-(-d // features(d)) * features(d), tile * tiles)
+        heights = h.new_full((tile * tiles,), -torch.inf)
+        padded[:d, :m], heights[:m] = y.T, h
         scale = _halves.exponent(y)
-        packed = pack(y, scale, parts(d, "hlh"), tile * tiles)
-        limit, bounds = _halves.height_limit(h) - scale, _halves.tile_bounds(packed, tile, tiles)
-        return cls(padded, heights, packed, scale, limit, bounds, m, tile)
+        form = parts(d, "hlh")
+        packed = pack(y, scale, form, tile * tiles)
+        limit, bounds = _halves.height_limit(h) - scale, _halves.tile_bounds(packed, tile, -(-tiles // GROUP) * GROUP)
+        return cls(padded, heights, packed, scale, limit, bounds, m, tile, form)
 
     @property
     def tiles(self) -> int:
-        return self.bounds.shape[1]
+        return self.y.shape[1] // self.tile
 
     @property
     def columns(self) -> int:
         return self.packed.values.shape[1]
 
+    @property
+    def terms(self) -> int:
+        """Terms of the bound that do not vanish: nothing is lost in float32, and only a split product has low parts."""
+        return {"f": 1, "h": 2, "hlh": 3}[self.parts]
+
 
 def parts(d: int, split: str) -> str:
     """The form of the first pass in d dimensions."""
     return "f" if d <= FLOAT_DIM else split if d <= SPLIT_DIM else "h"
+
+
+def features(d: int) -> int:
+    return 1 if d <= FLOAT_DIM else FEATURES
 
 
 def search(x: Float[Tensor, "n d"], targets: Targets, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:
@@ -76,7 +90,8 @@ def tile_maxima(x: Float[Tensor, "n d"], targets: Targets) -> tuple[Float[Tensor
     n, d = x.shape
     scale = torch.minimum(_halves.exponent(x), targets.limit).clamp_min(-126)
     packed, h = pack(x, scale, parts(d, "hhl")), scaled(targets.h, scale + targets.scale)
-    maxima = x.new_empty(targets.tiles, n)
+    maxima = x.new_empty(targets.bounds.shape[1], n)
+    maxima[targets.tiles :] = -torch.inf
     blocks = -(-n // ROWS)
     each, programs = shares(x, blocks, targets.tiles)
     if d <= FLOAT_DIM:
@@ -120,8 +135,9 @@ class Candidates:
         n = len(x)
         limit, count = x.new_empty(n), torch.empty(n, dtype=torch.int32, device=x.device)
         _triton_topk.threshold[(-(-n // 32),)](
-            maxima, bounds, targets.bounds, limit, count, gamma, n, targets.tiles, KK=width, BR=32, BT=32, num_warps=4
-        )
+            maxima, bounds, targets.bounds, limit, count, gamma, n, targets.tiles, len(maxima),
+            TERMS=targets.terms, KK=width, BR=32, BT=GROUP, num_warps=1,
+        )  # fmt: skip
         start = torch.zeros(n + 1, dtype=torch.int64, device=x.device)
         torch.cumsum(count, 0, out=start[1:])
         return cls(x, targets, maxima, bounds, gamma, limit, start, width)
@@ -144,12 +160,12 @@ class Candidates:
         score = x.new_empty(pairs * width)
         _triton_topk.list_pairs[(-(-(last - first) // 32),)](
             self.maxima, self.bounds, targets.bounds, self.limit, self.start, row, tile, self.gamma, base, len(x), first, last,
-            targets.tiles, BR=32, BT=32, num_warps=4,
+            targets.tiles, len(self.maxima), TERMS=targets.terms, BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
-        block = 4096 // targets.tile
+        block = 2048 // targets.tile  # pairs: larger blocks spill registers
         _triton_topk.rescore[(-(-pairs // block),)](
             x, targets.y, targets.h, tile.argsort(), row, tile, score, where, pairs, targets.m, targets.y.shape[1], x.shape[1],
-            KK=width, BR=block, W=targets.tile, num_warps=4,
+            KK=width, BR=block, W=targets.tile, BD=features(x.shape[1]), num_warps=4,
         )  # fmt: skip
         _triton_topk.merge[(-(-(last - first) // 128),)](
             self.start, score, where, value, index, base, first, last, value.shape[1], KK=width, BR=128, BE=4, num_warps=4

@@ -22,6 +22,7 @@ import triton.language as tl
 NEG_INF = tl.constexpr(float("-inf"))
 NOWHERE = tl.constexpr(2**31 - 1)  # larger than every index
 TINY = tl.constexpr(2.0**-100)  # above what underflow can hide in scaled units
+LOWEST = tl.constexpr(-1e38)  # in the place of -inf, where infinity would make NaN
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -91,66 +92,97 @@ def tile_max_float(
 
 @triton.jit
 @no_type_check
-def _maxima(T, ROW, TILE, gamma, t, rows, n, tiles):
-    """The maxima of a block of tiles (first axis) and rows (second axis), with their bounds b. Outside: -inf."""
-    inside = (t < tiles)[:, None] & (rows < n)[None, :]
-    value = tl.load(T + t.to(tl.int64)[:, None] * n + rows[None, :], mask=inside, other=NEG_INF)
-    bound = tl.where(value == NEG_INF, 0.0, gamma * tl.abs(value)) + TINY
-    for part in tl.static_range(3):
-        a = tl.load(ROW + part * n.to(tl.int64) + rows, mask=rows < n, other=0.0)
-        b = tl.load(TILE + part * tiles + t, mask=t < tiles, other=0.0)
-        bound += b[:, None] * a[None, :]
-    return value, bound, inside
+def _bound(value, a, b, c, tile_at, padded, gamma, TERMS: tl.constexpr):
+    """b for a block of maxima, tiles first; the terms after the first TERMS are known to vanish."""
+    bound = gamma * tl.abs(tl.maximum(value, LOWEST)) + TINY
+    bound += tl.load(tile_at)[:, None] * a[None, :]
+    if TERMS > 1:
+        bound += tl.load(tile_at + padded)[:, None] * b[None, :]
+    if TERMS > 2:
+        bound += tl.load(tile_at + 2 * padded)[:, None] * c[None, :]
+    return bound
+
+
+@triton.jit
+@no_type_check
+def _row_terms(ROW, rows, live, step):
+    a = tl.load(ROW + rows, mask=live, other=0.0)
+    b = tl.load(ROW + step + rows, mask=live, other=0.0)
+    c = tl.load(ROW + 2 * step + rows, mask=live, other=0.0)
+    return a, b, c
 
 
 @triton.jit(do_not_specialize=["n"])
 @no_type_check
-def threshold(T, ROW, TILE, LIMIT, COUNT, gamma, n, tiles, KK: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr):
-    """LIMIT: the KK-th best lower bound of each row. COUNT: how many tiles may reach it."""
+def threshold(
+    T, ROW, TILE, LIMIT, COUNT, gamma, n, tiles, padded,
+    TERMS: tl.constexpr, KK: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """LIMIT: the KK-th best lower bound of each row. COUNT: how many tiles may reach it.
+
+    The tiles are padded to a multiple of BT with maxima of -inf.
+    Meant for one warp and 32 rows: then each thread has a row of its own, and no thread waits for another.
+    """
     rows = tl.program_id(0) * BR + tl.arange(0, BR)
-    slots = tl.arange(0, KK)
+    live, step = rows < n, n.to(tl.int64)
+    t, slots = tl.arange(0, BT), tl.arange(0, KK)
+    a, b, c = _row_terms(ROW, rows, live, step)
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
     best = tl.full([KK, BR], NEG_INF, tl.float32)
-    for t0 in range(0, tiles, BT):
-        t = t0 + tl.arange(0, BT)
-        value, bound, _ = _maxima(T, ROW, TILE, gamma, t, rows, n, tiles)
-        low = value - bound
-        for _ in tl.static_range(KK):
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        low = value - _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+        for q in tl.static_range(KK):
             top = tl.max(low, axis=0)
-            at = tl.min(tl.where(low == top[None, :], t[:, None], NOWHERE), axis=0)
-            low = tl.where(t[:, None] == at[None, :], NEG_INF, low)
             worst = tl.min(best, axis=0)
             place = tl.min(tl.where(best == worst[None, :], slots[:, None], KK), axis=0)
             best = tl.where((slots[:, None] == place[None, :]) & (top > worst)[None, :], top[None, :], best)
-    limit = tl.min(best, axis=0)
-    count = tl.zeros([BR], tl.int32)
-    for t0 in range(0, tiles, BT):
-        t = t0 + tl.arange(0, BT)
-        value, bound, inside = _maxima(T, ROW, TILE, gamma, t, rows, n, tiles)
+            if q < KK - 1:
+                first = tl.min(tl.where(low == top[None, :], t[:, None], BT), axis=0)
+                low = tl.where(t[:, None] == first[None, :], NEG_INF, low)
+        at += BT * step
+        tile_at += BT
+    limit, count = tl.min(best, axis=0), tl.zeros([BR], tl.int32)
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
         # "not below" rather than "at least": a bound that is NaN must not hide its tile
-        count += tl.sum(((value + bound < limit[None, :]) == 0).to(tl.int32) * inside.to(tl.int32), axis=0)
-    tl.store(LIMIT + rows, limit, mask=rows < n)
-    tl.store(COUNT + rows, count, mask=rows < n)
+        reach = ((high < limit[None, :]) == 0) & (t < tiles)[:, None]
+        count += tl.sum(reach.to(tl.int32), axis=0)
+        at += BT * step
+        tile_at += BT
+        t += BT
+    tl.store(LIMIT + rows, limit, mask=live)
+    tl.store(COUNT + rows, count, mask=live)
 
 
 @triton.jit(do_not_specialize=["n", "base", "first", "last"])
 @no_type_check
 def list_pairs(
-    T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, BR: tl.constexpr, BT: tl.constexpr
-):
+    T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
+    TERMS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
     """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile."""
     rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
-    mine = rows < last
-    limit = tl.load(LIMIT + rows, mask=mine, other=0.0)
-    place = tl.load(START + rows, mask=mine, other=0) - base
-    for t0 in range(0, tiles, BT):
-        t = t0 + tl.arange(0, BT)
-        value, bound, inside = _maxima(T, ROW, TILE, gamma, t, rows, n, tiles)
-        chosen = ((value + bound < limit[None, :]) == 0) & inside & mine[None, :]
+    live, step, t = rows < last, n.to(tl.int64), tl.arange(0, BT)
+    a, b, c = _row_terms(ROW, rows, live, step)
+    limit, place = tl.load(LIMIT + rows, mask=live, other=0.0), tl.load(START + rows, mask=live, other=0) - base
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+        chosen = ((high < limit[None, :]) == 0) & live[None, :] & (t < tiles)[:, None]
         one = chosen.to(tl.int32)
-        at = place[None, :] + tl.cumsum(one, axis=0) - one
-        tl.store(PAIR_ROW + at, tl.zeros([BT, BR], tl.int32) + rows[None, :], mask=chosen)
-        tl.store(PAIR_TILE + at, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=chosen)
-        place += tl.sum(one, axis=0)
+        many = tl.sum(one, axis=0)
+        if tl.max(many, axis=0) > 0:  # few blocks hold a candidate
+            to = place[None, :] + tl.cumsum(one, axis=0) - one
+            tl.store(PAIR_ROW + to, tl.zeros([BT, BR], tl.int32) + rows[None, :], mask=chosen)
+            tl.store(PAIR_TILE + to, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=chosen)
+            place += many
+        at += BT * step
+        tile_at += BT
+        t += BT
 
 
 @triton.jit
@@ -168,9 +200,10 @@ def _pick(score, column, limit, after):
 @no_type_check
 def rescore(
     X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, m_padded, d,
-    KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr,
+    KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded).
+    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded) with rows of
+    zeros up to a multiple of BD.
 
     ORDER sorts the pairs by tile, so that neighbours share the targets they read.
     """
@@ -183,11 +216,19 @@ def rescore(
     last = tl.max(tile, axis=0)
     while t <= last:
         column = t * W + tl.arange(0, W)
-        y_at = YT + column.to(tl.int64)
         acc = tl.zeros([BR, W], tl.float32)
-        for k in range(d):
-            acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
-            y_at += m_padded
+        if BD == 1:
+            y_at = YT + column.to(tl.int64)
+            for k in range(d):
+                acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
+                y_at += m_padded
+        else:
+            feature = tl.arange(0, BD)
+            y_block = YT + feature[:, None] * m_padded.to(tl.int64) + column[None, :]
+            for k in range(0, d, BD):
+                x = tl.load(x_at[:, None] + k + feature[None, :], mask=(k + feature < d)[None, :], other=0.0)
+                acc = tl.dot(x, tl.load(y_block), acc, input_precision="ieee")
+                y_block += BD * m_padded
         acc += tl.load(H + column)[None, :]
         acc = tl.where(acc == acc, acc, NEG_INF)  # NaN (overflow on both sides) never wins
         column2 = tl.zeros([BR, W], tl.int32) + tl.where(column < m, column, NOWHERE)[None, :]
