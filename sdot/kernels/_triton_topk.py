@@ -202,8 +202,8 @@ def rescore(
     X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, m_padded, d,
     KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded) with rows of
-    zeros up to a multiple of BD.
+    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded), with
+    rows of zeros up to a multiple of BD.
 
     ORDER sorts the pairs by tile, so that neighbours share the targets they read.
     """
