@@ -99,6 +99,24 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
             yield name, counted, {"d": d, **shape}, kernel.warmup(*points, *extra, grid=(1, 1), **shape)
 
 
+def smallest() -> None:
+    """Compile everything for one sample, one target and one dimension: sizes that are 1 become constants of their own kind."""
+    triton.runtime.driver.set_active(Target(90))
+    search, topk, soft, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
+    grid, maps, width = {"grid": (1, 1)}, (single, single, single), halves.width(1, 3)
+    topk.tile_max_half.warmup(half, half, single, single, 1, 1, 1, W=search.TILE, **search.matrix_shape(16), **grid)
+    topk.tile_max_float.warmup(single, single, single, single, 1, 512, 1, 1, D=1, BM=128, BN=32, W=512, **grid)
+    topk.threshold.warmup(*maps, single, i32, 0.1, 1, 1, 8, TERMS=1, KK=1, BR=32, BT=8, **grid)
+    topk.list_pairs.warmup(*maps, single, i64, i32, i32, 0.1, 0, 1, 0, 1, 1, 8, TERMS=1, BR=32, BT=8, **grid)
+    for features in (1, search.FEATURES):
+        points = (single, single, single, i64, i32, i32, single, i32, 1, 1, 512, 1)
+        topk.rescore.warmup(*points, KK=1, BR=16, W=128, BD=features, **grid)
+    topk.merge.warmup(i64, single, i32, single, i64, 0, 0, 1, 1, KK=1, BR=128, BE=4, **grid)
+    points = (half, half, single, single)
+    soft.log_sum_exp.warmup(*points, single, 1, 1, 1, **soft.sum_shape(width), **grid)
+    soft.weighted_sum.warmup(*points, single, single, 1, 1, 1, 1, **soft.average_shape(width, 1), **grid)
+
+
 PARTS = ("_triton_search", "_triton_topk", "_triton_soft", "_halves")
 
 

@@ -10,7 +10,7 @@ from sdot import kernels
 from sdot.kernels import _keops_cuda, keops
 
 
-@pytest.mark.parametrize("d", [3, 4, 7])
+@pytest.mark.parametrize("d", [4])
 def test_a_height_is_one_more_coordinate(d, monkeypatch):
     monkeypatch.setattr(keops, "_folds", lambda x: True)
     g = torch.Generator().manual_seed(0)
