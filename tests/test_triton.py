@@ -62,7 +62,7 @@ class TestTopk:
         x, y, h = problem(n, m, d)
         check(x, y, h, min(k, m))
 
-    @pytest.mark.parametrize(("m", "d"), [(2100, 3), (700, 7), (700, 15), (513, 100), (300, 200), (300, 300)])
+    @pytest.mark.parametrize(("m", "d"), [(2100, 3), (17_000, 2), (700, 7), (700, 15), (513, 100), (300, 200), (300, 300)])
     @pytest.mark.parametrize("k", [1, 2, 8])
     def test_several_tiles_and_all_widths(self, m, d, k):
         x, y, h = problem(63, m, d)

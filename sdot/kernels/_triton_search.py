@@ -13,7 +13,8 @@ from ._halves import Packed, pack, scaled
 from ._triton_grid import ROWS, shares
 
 FLOAT_DIM, SPLIT_DIM = 4, 15  # plain float32 up to the first, split float16 up to the second
-TILE, FLOAT_TILE = 128, 512  # targets a tile
+TILE = 128  # targets a tile
+FLOAT_TILE, MANY = 512, 2**14  # the same in plain float32 for many targets, where rarer bookkeeping outweighs exact scores
 SLOTS = 32  # columns of a float32 tile that keep a maximum of their own
 WIDTHS = (1, 2, 8)  # numbers of best targets that kernels are compiled for
 GROUP = 8  # tiles whose maxima a thread looks at together
@@ -39,7 +40,7 @@ class Targets:
     @classmethod
     def prepare(cls, y: Float[Tensor, "m d"], h: Float[Tensor, " m"]) -> Targets:
         m, d = y.shape
-        tile = FLOAT_TILE if d <= FLOAT_DIM else TILE
+        tile = FLOAT_TILE if d <= FLOAT_DIM and m >= MANY else TILE
         tiles = -(-m // tile)
         padded = y.new_zeros(-(-d // features(d)) * features(d), tile * tiles)
         heights = h.new_full((tile * tiles,), -torch.inf)
@@ -97,7 +98,19 @@ def tile_maxima(x: Float[Tensor, "n d"], targets: Targets) -> tuple[Float[Tensor
     if d <= FLOAT_DIM:
         yt = targets.packed.values.T.contiguous()
         _triton_topk.tile_max_float[(blocks, programs)](
-            packed.values, yt, h, maxima, n, yt.shape[1], targets.tiles, each, D=d, BM=ROWS, BN=SLOTS, W=FLOAT_TILE, num_warps=4
+            packed.values,
+            yt,
+            h,
+            maxima,
+            n,
+            yt.shape[1],
+            targets.tiles,
+            each,
+            D=d,
+            BM=ROWS,
+            BN=SLOTS,
+            W=targets.tile,
+            num_warps=4,
         )
     else:
         _triton_topk.tile_max_half[(blocks, programs)](
