@@ -24,10 +24,10 @@ from torch import Tensor
 
 import sdot
 from benchmarks import record
+from benchmarks.gpu_methods import Topk, methods, ours
 from benchmarks.problems import PROBLEMS
 from sdot import kernels
 
-Topk = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CACHE = 2**28  # bytes; several times any cache
 CHECKED = 256  # rows of every answer that are compared with float64
@@ -139,62 +139,6 @@ def problem(case: Case) -> tuple[list[Tensor], Tensor, Tensor]:
     return [torch.randn(case.n, case.d, **draw) for _ in range(copies)], y, -0.5 * y.square().sum(1)
 
 
-def methods() -> dict[str, Topk]:
-    own = {name: _backend(name) for name in ("triton", "blocked", "keops")}
-    return {
-        **own,
-        "product + top-k, compiled": compiled(),
-        "the same in TF32": _in_tf32(compiled()),
-        "brute force": brute_force,
-    }
-
-
-def _backend(name: str) -> Topk:
-    return lambda x, y, h, k: kernels.topk(x, y, h, k, backend=name)
-
-
-def compiled() -> Topk:
-    """What `torch.compile` makes of the definition, on as many rows as give 2^28 scores."""
-    torch.compiler.reset()  # each problem gets kernels of its own
-    f = torch.compile(lambda x, y, h, k: torch.topk(x @ y.T + h, k, dim=1) if k > 1 else (x @ y.T + h).max(1, keepdim=True))
-
-    def run(x: Tensor, y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        rows = max(1, min(len(x), 2**28 // len(y)))
-        parts = [f(x[s : s + rows], y, h, k) for s in range(0, len(x), rows)]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    return run
-
-
-def _in_tf32(f: Topk) -> Topk:
-    def run(x: Tensor, y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-        try:
-            return f(x, y, h, k)
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    return run
-
-
-def brute_force(x: Tensor, y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As flat indexes do it: tiles of products, the k best of each tile, merged."""
-    rows, columns = min(len(x), 2**14), 2**14
-    values, indices = [], []
-    for i in range(0, len(x), rows):
-        v, j = [], []
-        for c in range(0, len(y), columns):
-            s = torch.addmm(h[c : c + columns], x[i : i + rows], y[c : c + columns].T)
-            best = s.topk(min(k, s.shape[1]), dim=1)
-            v.append(best.values)
-            j.append(best.indices + c)
-        best = torch.cat(v, 1).topk(k, dim=1)
-        values.append(best.values)
-        indices.append(torch.cat(j, 1).gather(1, best.indices))
-    return torch.cat(values), torch.cat(indices)
-
-
 def topk_rows(case: Case, candidates: dict[str, Topk] | None = None) -> Iterator[dict[str, Any]]:
     xs, y, h = problem(case)
     for name, f in (candidates or methods()).items():
@@ -264,7 +208,7 @@ def shape_rows(dry: bool) -> Iterator[dict[str, Any]]:
             "STAGES": s,
         }
         try:
-            for row in topk_rows(Case(200, 300, d) if dry else Case(262_144, 65_536, d), {"triton": _backend("triton")}):
+            for row in topk_rows(Case(200, 300, d) if dry else Case(262_144, 65_536, d), {"triton": ours("triton")}):
                 yield {**row, "BM": block, "num_warps": warps, "STAGES": stages}
         finally:
             search.matrix_shape, search.ROWS = usual, rows

@@ -95,6 +95,15 @@ class TestTopk:
         check(x, y, h, k)
 
     @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-3, 1e-2])
+    def test_heights_that_make_all_targets_nearly_equal(self, d, spread):
+        """The rounding of a first pass in float16 is larger than what tells these targets apart."""
+        x, y, h = problem(63, 600, d)
+        x = x[:1] * (1 + 1e-3 * x)
+        for k in (1, 2):
+            check(x, y, spread * h - (x[:1].double() @ y.double().T)[0].float(), k)
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
     @pytest.mark.parametrize("offset", [1e3, 1e6, -1e6])
     def test_large_offsets(self, d, offset):
         x, y, h = problem(63, 600, d)
@@ -244,14 +253,16 @@ class TestSoft:
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("d", [3, 8, 33, 200])
-@pytest.mark.parametrize("kind", ["plain", "one sign", "cancelling heights"])
+@pytest.mark.parametrize("kind", ["plain", "one sign", "cancelling heights", "exact samples", "exact targets"])
 def test_the_bound_covers_the_first_pass(d, kind):
     """Also its sums, whose truncation on a GPU is an assumption: equal signs let it pile up."""
     from sdot.kernels import _halves, _triton_search
 
     x, y, h = problem(130, 600, d)
-    if kind != "plain":
+    if kind in ("one sign", "cancelling heights"):
         x, y = x.abs() + 1 / 3, y.abs() + 1 / 3
+    x = x.sign() if kind == "exact samples" else x  # only the targets are rounded
+    y = y.sign() if kind == "exact targets" else y
     if kind == "cancelling heights":
         h = -(x.mean(0) @ y.T)
     targets = _triton_search.Targets.prepare(y, h)
