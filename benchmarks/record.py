@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def environment() -> dict[str, Any]:
     packages = {"sdot": sdot.__version__}
-    for name in ("torch", "numpy", "pykeops", "POT", "ott-jax", "jax", "jaxlib", "optax"):
+    for name in ("torch", "triton", "numpy", "pykeops", "POT", "ott-jax", "jax", "jaxlib", "optax"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

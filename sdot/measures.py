@@ -53,7 +53,7 @@ class UniformCube:
         return self.from_uniform(torch.rand(n, self.dim, dtype=like.dtype, device=like.device, generator=generator))
 
     def from_uniform(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return u.mul(self.high - self.low).add_(self.low)
+        return u * (self.high - self.low) + self.low
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class UniformBall:
         z = torch.special.ndtri(u)
         norm = z.norm(dim=1, keepdim=True)
         cdf = torch.special.gammainc(torch.full_like(norm, self.dim / 2), norm.square() / 2)
-        return z / norm * (self.radius * cdf ** (1 / self.dim))
+        x: Tensor = z / norm * (self.radius * cdf ** (1 / self.dim))
+        return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ class PushForward:
 
     def from_uniform(self, u: Float[Tensor, "n d"]) -> Tensor:
         with torch.no_grad():
-            return self.function(self.source.from_uniform(u))  # type: ignore[attr-defined, no-any-return]
+            return self.function(self.source.from_uniform(u))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +303,8 @@ class Draw:
         The points are the same for every step. Those past the first `seen` count as new samples.
         """
         self.count += max(0, n - seen)
-        sequences = [SobolEngine(self.even_dim, scramble=True, seed=mix(self.key[0], EVEN, half)) for half in (0, 1)]
+        seeds = [mix(self.key[0], EVEN, half) for half in (0, 1)]
+        sequences = [SobolEngine(self.even_dim, scramble=True, seed=seed) for seed in seeds]  # type: ignore[no-untyped-call]
         least = torch.finfo(self.like.dtype).eps / 2
         for start in range(0, n, BLOCK):
             size = min(BLOCK, n - start)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 import sdot
 from sdot import kernels
-from sdot.kernels import blocked, choice, fused, keops, reference
+from sdot.kernels import blocked, choice, fused, keops, reference, triton
 
 SIZES = [(1, 1), (1, 63), (63, 257), (257, 63), (257, 1)]
 
@@ -366,5 +366,5 @@ class TestBadInput:
 
 def test_backends_share_their_functions():
     names = {"topk", "soft_mass", "soft_potential", "soft_average"}
-    assert all(names <= set(vars(module)) for module in (reference, blocked, fused, keops))
-    assert set(sdot.kernels.BACKENDS) == {"reference", "blocked", "fused", "tree", "keops"}
+    assert all(names <= set(vars(module)) for module in (reference, blocked, fused, keops, triton))
+    assert set(sdot.kernels.BACKENDS) == {"reference", "blocked", "fused", "tree", "keops", "triton"}

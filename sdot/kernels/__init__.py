@@ -9,6 +9,7 @@ Several implementations share each signature; this is the only place that knows 
 | `fused` | C loops, compiled at first use | CPU |
 | `tree` | lifted k-d tree, `topk` only, decided in float64 | CPU; on request, for heights near their optimum |
 | `keops` | compiled KeOps formulas | CUDA in low dimension |
+| `triton` | fused tiles, exact where it decides | CUDA, float32; on request until it has been measured |
 
 "auto" tries them in the order that was measured to be fastest (`choice.py`); SDOT_BACKEND puts another one first.
 """
@@ -24,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import _checks
-from . import blocked, choice, fused, keops, reference, tree
+from . import blocked, choice, fused, keops, reference, tree, triton
 from ._unavailable import Unavailable
 
 BACKENDS: dict[str, ModuleType] = {
@@ -33,6 +34,7 @@ BACKENDS: dict[str, ModuleType] = {
     "fused": fused,
     "tree": tree,
     "keops": keops,
+    "triton": triton,
 }
 
 _failed: set[tuple[str, str]] = set()  # (backend, device type): said once, not tried again
@@ -134,7 +136,7 @@ def _call(name: str, backend: str, x: Tensor, y: Tensor, h: Tensor, last: Any) -
             continue
         try:
             return _function(candidate, name)(x, y, h, last)
-        except (Unavailable, keops.Unavailable) as reason:
+        except Unavailable as reason:
             _failed.add((candidate, x.device.type))
             warnings.warn(f"sdot falls back to another backend: {reason}", RuntimeWarning, stacklevel=4)
     raise AssertionError("'blocked' runs everywhere, and every order ends with it")
@@ -143,7 +145,7 @@ def _call(name: str, backend: str, x: Tensor, y: Tensor, h: Tensor, last: Any) -
 def _state(backend: str, x: Tensor) -> str:
     try:
         _function(backend, "topk")(x, x, x[:, 0], 1)
-    except (Unavailable, keops.Unavailable) as reason:
+    except Unavailable as reason:
         return str(reason)
     return "available"
 

@@ -1,7 +1,11 @@
 """KeOps LazyTensor formulas (Charlier et al., JMLR 2021): compiled at first use, fast on GPUs in low dimension.
 
 pykeops is imported when the first formula runs, and never before: importing it looks for compilers and prints.
-Whatever goes wrong inside it (no compiler, no CUDA toolkit, no place for its cache) comes out as `Unavailable`.
+Whatever goes wrong inside it (no compiler, no CUDA toolkit, no place for its cache) comes out as `Unavailable`, and so does
+its silent drop to the CPU where the tensors are on a GPU.
+
+On a GPU the height is one more coordinate, h + <x, y> = <(x, 1), (y, h)>, and zeros fill up to a multiple of four: KeOps then
+reads shared memory four numbers at a time (its machine code at d = 64 has 16 wide loads for 65 narrow ones).
 """
 
 from __future__ import annotations
@@ -17,18 +21,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from . import _keops_cuda
+from ._unavailable import Unavailable
+
 _lock = threading.Lock()  # two threads that compile one formula break each other
-
-
-class Unavailable(RuntimeError):
-    """KeOps cannot run here; the message says why and what to do."""
 
 
 def topk(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     with _keops(x) as (vi, vj):
-        scores = (vi(x) | vj(y)) + vj(h[:, None])
+        scores = _scores(vi, vj, x, y, h)
         if k == 1:
             value, index = scores.max_argmax(dim=1)
         else:
@@ -45,7 +48,7 @@ def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor,
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
     with _keops(x) as (vi, vj):
-        mass = ((vi(x) | vj(y)) + vj(h[:, None]) - vi(total)).exp().sum(dim=0)
+        mass = (_scores(vi, vj, x, y, h) - vi(total)).exp().sum(dim=0)
     result: Tensor = mass[:, 0] / x.shape[0]
     return result
 
@@ -54,13 +57,34 @@ def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tens
     x, h = x / eps, h / eps
     total = _log_sum_exp(x, y, h)
     with _keops(x) as (vi, vj):
-        weight = ((vi(x) | vj(y)) + vj(h[:, None]) - vi(total)).exp()
+        weight = (_scores(vi, vj, x, y, h) - vi(total)).exp()
         return (weight * vj(y)).sum(dim=1)  # type: ignore[no-any-return]
 
 
 def _log_sum_exp(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+    h = h.clamp_min(-1e30)  # KeOps' running sum would start at (-inf) - (-inf) where the first target is hidden
     with _keops(x) as (vi, vj):
-        return ((vi(x) | vj(y)) + vj(h[:, None])).logsumexp(dim=1)  # type: ignore[no-any-return]
+        return _scores(vi, vj, x, y, h).logsumexp(dim=1)  # type: ignore[no-any-return]
+
+
+def _scores(vi: Any, vj: Any, x: Tensor, y: Tensor, h: Tensor) -> Any:
+    """The formula h_j + <x_i, y_j>, in the form that suits the device."""
+    if not _folds(x):
+        return (vi(x) | vj(y)) + vj(h[:, None])
+    return vi(_widened(x, x.new_ones(len(x)))) | vj(_widened(y, h))
+
+
+def _folds(x: Tensor) -> bool:
+    """On GPUs, from three dimensions on: below, the filling would cost more than it saves."""
+    return x.is_cuda and x.shape[1] >= 3
+
+
+def _widened(points: Tensor, last: Tensor) -> Tensor:
+    """(point, last), filled with zeros up to a multiple of four columns."""
+    n, d = points.shape
+    wide = points.new_zeros(n, -(-(d + 1) // 4) * 4)
+    wide[:, :d], wide[:, d] = points, last
+    return wide
 
 
 @contextlib.contextmanager
@@ -72,10 +96,19 @@ def _keops(like: Tensor) -> Iterator[tuple[Any, Any]]:
         try:
             os.environ.setdefault("PYKEOPS_VERBOSE", "0")
             os.environ.setdefault("KEOPS_VERBOSE", "0")
-            from pykeops.torch import Vi, Vj
+            with _keops_cuda.visible() if like.is_cuda else contextlib.nullcontext():
+                import pykeops
+                from pykeops.torch import Vi, Vj
 
+            if like.is_cuda and not pykeops.config.gpu_available:
+                raise Unavailable(
+                    f"backend 'keops' cannot run on the GPU here, it would drop to the CPU: "
+                    f"{pykeops.config.pykeops_cuda.cuda_message or 'it was imported without a GPU in sight'} It needs the CUDA "
+                    f"toolkit (cuda.h, nvrtc.h and the libraries nvrtc and cudart; set CUDA_PATH before the first import of "
+                    f"pykeops); install it or use backend='blocked'."
+                )
             yield Vi, Vj
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, Unavailable):
             raise
         except Exception as error:
             need = "a C++ compiler (g++)" + (", the CUDA toolkit" if like.is_cuda else "") + " and a writable cache"

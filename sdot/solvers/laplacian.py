@@ -53,8 +53,8 @@ def sum_edges(key: Int[Tensor, " p"], weight: Float[Tensor, " p"], m: int) -> Ed
     if key.is_cuda or key.device.type == "mps":
         edge, place = torch.unique(key, return_inverse=True)
         return edge, torch.zeros(len(edge), dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
-    row, column = (key // m).numpy(), (key % m).numpy()
-    matrix = scipy.sparse.coo_matrix((weight.numpy(), (row, column)), shape=(m, m)).tocsr()  # linear time, no sort of all keys
+    ends = ((key // m).numpy(), (key % m).numpy())
+    matrix = scipy.sparse.coo_matrix((weight.numpy(), ends), shape=(m, m)).tocsr()  # linear time: only rows are sorted
     matrix.sort_indices()
     row = torch.repeat_interleave(torch.arange(m), torch.from_numpy(matrix.indptr).long().diff())
     return row * m + torch.from_numpy(matrix.indices).long(), torch.from_numpy(matrix.data)

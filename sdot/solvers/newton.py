@@ -14,21 +14,17 @@ The derivation, and what was tried and left out, are in docs/solver.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import kernels
 from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
+from .evidence import Look, correct_overfull, look, mean_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import facet_edges, newton_direction, strongest, sum_edges
-
-
-SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +148,7 @@ class Newton:
         mass = correct_overfull(mass, seen, target, gain)
         direction = self._direction(state, target, mass)
         length = min(gain, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
-        step = raise_stranded(length * direction, state, target, seen, gap.median())
+        step = self._raise(state, length * direction, target, seen, gap)
         total = state.samples + draw.count
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain < 0.25 else n
         return replace(
@@ -169,7 +165,7 @@ class Newton:
         halves disagree by as much as both are wrong: with w = (w_a + w_b) / 2 = nu the error of the heights is
         sum_i Var(w_i) / nu_i = E sum_i (w_ai - w_bi)^2 / (4 nu_i), whatever law the points follow.
         """
-        m, nu, n = len(target), target.weights, state.batch
+        nu, n = target.weights, state.batch
         seen = look(state.heights, target, draw.even(n, state.points), 4 * self._detail(target), self.neighbours)
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
@@ -178,7 +174,7 @@ class Newton:
         residual = float(((mass - nu).square() / nu).sum())
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
-        step = raise_stranded(length * direction, state, target, seen, gap.median())
+        step = self._raise(state, length * direction, target, seen, gap)
         settled = residual <= 0.1 * floor or (n == state.points and residual > 0.5 * state.residual)
         return replace(
             self._forget(state, step, gap),
@@ -198,8 +194,8 @@ class Newton:
         scale = mean_gap(gaps)
         beside = torch.minimum(scale[first], scale[second])
         new, weight = facet_edges(seen.value, seen.index, self.layer * beside, m, gap.dtype)
-        edges = sum_edges(torch.cat([state.edges, new]), torch.cat([state.facets, weight]), m)
-        edges, facets = strongest(edges, self.edges_per_target * m)
+        merged = sum_edges(torch.cat([state.edges, new]), torch.cat([state.facets, weight]), m)
+        edges, facets = strongest(merged, self.edges_per_target * m)
         return replace(
             state,
             edges=edges,
@@ -218,6 +214,13 @@ class Newton:
         residual = nu - mass
         return newton_direction((state.edges, weight), ridge, residual - nu * residual.sum())
 
+    def _raise(
+        self, state: NewtonState, step: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]
+    ) -> Float[Tensor, " m"]:
+        expected = state.exposure * target.weights
+        missed = (expected > 1) & (state.hits < 0.2 * expected)
+        return raise_stranded(state.heights, step, missed, target, seen, float(gap.median())) if missed.any() else step
+
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"], gap: Float[Tensor, " l"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves, by a factor e for three mean gaps."""
         m = len(step)
@@ -229,112 +232,3 @@ class Newton:
             exposure=state.exposure * kept,
             hits=state.hits * kept,
         )
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a sweep over samples saw.
-
-    Attributes:
-        count: Samples in each cell, one row for each set of samples.
-        value: The best scores of some of the samples, decreasing.
-        index: The cells that they belong to.
-        x: Those samples.
-    """
-
-    count: Int[Tensor, "2 m"]
-    value: Float[Tensor, "l k"]
-    index: Int[Tensor, "l k"]
-    x: Float[Tensor, "l d"]
-
-
-def look(
-    h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[tuple[int, Tensor]], detail: int, neighbours: int
-) -> Look:
-    """Assign blocks of samples, each of set 0 or 1, and keep the best scores of about the first `detail` of them."""
-    m, kept = len(target), 0
-    count = torch.zeros(2, m, dtype=torch.int64, device=h.device)
-    values, indices, samples = list[Tensor](), list[Tensor](), list[Tensor]()
-    for half, block in blocks:
-        detailed = kept < detail
-        value, index = kernels.topk(block, target.points, h, k=min(neighbours, m) if detailed else 1)
-        count[half] += torch.bincount(index[:, 0], minlength=m)
-        if detailed:
-            values.append(value)
-            indices.append(index)
-            samples.append(block)
-            kept += len(block)
-    return Look(count, torch.cat(values), torch.cat(indices), torch.cat(samples))
-
-
-def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
-    """Mean gap between best and second score in every cell, drawn to the mean of all where few samples were seen."""
-    count, total = gaps
-    return ((total + 2 * total.sum() / count.sum()) / (count + 2)).clamp_min(1e-300)
-
-
-def smoothed_mass(
-    seen: Look, target: DiscreteMeasure, delta: Float[Tensor, " l"], smoothing: float
-) -> tuple[Float[Tensor, " m"], float]:
-    """Masses of the cells, and the variance sum_i Var(w_i) / nu_i of the estimate.
-
-    A hit is 0 or 1; the softmax over a sample's best scores at temperature delta says the same with far less noise, and a
-    bias of the order of delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
-    w = b (share of hits) + (1 - b) (mean soft hit).
-    """
-    nu, m, l = target.weights, len(target), len(seen.value)
-    n = int(seen.count.sum())
-    b = n * nu / (n * nu + smoothing)
-    hits = seen.count.sum(0).to(nu) / n
-    soft = torch.softmax(((seen.value - seen.value[:, :1]) / delta[:, None].to(seen.value)), dim=1).to(nu)
-    mean_soft = torch.zeros_like(nu).index_add_(0, seen.index.flatten(), soft.flatten()) / l
-    # per sample of the l looked at: t = b (l / n) [hit] + (1 - b) soft; the n - l others add b [hit] / n
-    t = (1 - b)[seen.index] * soft
-    t[:, 0] += (b * l / n)[seen.index[:, 0]]
-    square = torch.zeros_like(nu).index_add_(0, seen.index.flatten(), t.flatten().square()) / l
-    mean = b * (l / n) * hits + (1 - b) * mean_soft
-    variance = (square - mean.square()) / l + b.square() * (n - l) / n**2 * (hits - hits.square())
-    return b * hits + (1 - b) * mean_soft, float((variance / nu).sum())
-
-
-def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeasure, gain: float) -> Float[Tensor, " m"]:
-    """Where a light cell certainly holds far more than its weight, the mass that makes a step of length `gain` mend it.
-
-    The gain is right for the error of most cells. One with c hits where e = n nu_i were due is wrong beyond doubt once the
-    deviance D = 2 (c log(c / e) - c + e) is large: its own gain is 1 - SURE / D, and since masses of light cells grow
-    exponentially with their heights, its residual is w log(nu / w) in place of nu - w.
-    """
-    nu = target.weights
-    count = seen.count.sum(0).to(nu)
-    w = count / count.sum()
-    log = (w.clamp_min(1e-300) / nu).log()
-    deviance = 2 * (count * log - count + count.sum() * nu)
-    own = 1 - SURE / deviance.clamp_min(SURE)
-    return torch.where((w > nu) & (own > gain), nu + own / gain * w * log, mass)
-
-
-def typical_jump(direction: Float[Tensor, " m"], seen: Look, gap: Float[Tensor, " l"]) -> float:
-    """How far a step moves facets, in units of the mean gap beside them: the 99 % quantile over the samples looked at.
-
-    Neighbours may rise together as far as they like: only differences move facets.
-    """
-    jump = (direction[seen.index[:, 0]] - direction[seen.index[:, 1]]).abs() / gap
-    return float(jump.kthvalue(math.ceil(0.99 * len(jump))).values)
-
-
-def raise_stranded(
-    step: Float[Tensor, " m"], state: NewtonState, target: DiscreteMeasure, seen: Look, delta: Float[Tensor, ""]
-) -> Float[Tensor, " m"]:
-    """Where a cell should have been hit by now and never was, raise it until it would be.
-
-    A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
-    to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are a fifth of those it should have, which leaves the
-    rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets.
-    """
-    expected = state.exposure * target.weights
-    stranded = ((expected > 1) & (state.hits < 0.2 * expected)).nonzero()[:, 0]
-    if len(stranded) == 0:
-        return step
-    captured = kernels.soft_potential(target.points[stranded], seen.x, -seen.value[:, 0], float(delta)).to(step)
-    wanted = delta * (0.2 * len(seen.x) * target.weights[stranded]).log() - captured - state.heights[stranded]
-    return step.index_copy(0, stranded, torch.maximum(step[stranded], wanted))

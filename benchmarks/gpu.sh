@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one command of under ten minutes: tests, timings, the solver. Needs torch and Triton, no network.
+#   benchmarks/gpu.sh            on a GPU; JSON and logs under $OUT (default benchmarks/results/gpu)
+#   benchmarks/gpu.sh --dry-run  the same flow at toy sizes on a CPU, with Triton's interpreter
+# Wheels in $WHEELS (pykeops, keopscore, pybind11, beartype, POT) are installed beside the repository's path if there are any.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-benchmarks/results/gpu} PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.whl}
+DRY=${1:-} SECONDS=0
+mkdir -p "$OUT"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+if compgen -G "$WHEELS/*.whl" >/dev/null; then
+    site=$(mktemp -d)
+    $PYTHON -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl && export PYTHONPATH=$PYTHONPATH:$site
+fi
+
+select=(-m "gpu or not slow" tests/test_halves.py tests/test_triton.py)
+if [ "$DRY" = --dry-run ]; then
+    export TRITON_INTERPRET=1
+    select+=(-k "halves or near_ties or TestUnavailable or scales")
+fi
+timeout 200 $PYTHON -m pytest -q -o addopts= -o filterwarnings= -p no:cacheprovider "${select[@]}" 2>&1 | tee "$OUT/tests.log" | tail -30
+tests=${PIPESTATUS[0]}
+
+left=$((560 - SECONDS))
+timeout $((left + 20)) $PYTHON -m benchmarks.gpu --seconds $((left - 60)) --out "$OUT" ${DRY:+--dry-run} 2>&1 | tee "$OUT/gpu.log"
+times=${PIPESTATUS[0]}
+echo "tests ended with $tests, timings with $times, after $SECONDS s; results in $OUT"
+exit $((tests || times))

@@ -1,0 +1,265 @@
+"""The Triton kernels of `triton.topk`: tile maxima, candidate tiles, exact scores, selection.
+
+A tile is a run of W consecutive targets. `T[t, i]` is the largest score of sample i in tile t, as the first kernel computed
+it. How far it can be from the true maximum is bounded by
+
+    b = A_i Y_t + B_i D_t + C_i L_t + gamma |T[t, i]|
+
+with three numbers a sample (ROW, shape (3, n)) and three a tile (TILE, shape (3, tiles)); `_halves` derives them. Only tiles
+whose upper bound T + b reaches the k-th best lower bound T - b can hold one of the k best targets, and only those are scored
+again, in float32. Padded targets have height -inf. Offsets that grow with n m or n d are 64-bit.
+
+Decorators: `no_type_check` keeps shape checkers away from functions that are never run by Python.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+NEG_INF = tl.constexpr(float("-inf"))
+NOWHERE = tl.constexpr(2**31 - 1)  # larger than every index
+TINY = tl.constexpr(2.0**-100)  # above what underflow can hide in scaled units
+LOWEST = tl.constexpr(-1e38)  # in the place of -inf, where infinity would make NaN
+
+
+@triton.jit(do_not_specialize=["n"])
+@no_type_check
+def tile_max_half(
+    X, Y, H, T, n, tiles, per_program,
+    K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, W: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Tile maxima by the matrix units: X (n, K) and Y (tiles W, K) in float16, sums in float32 that start at the heights.
+
+    Only the maximum is taken of each score; everything else happens once a tile. The second grid axis splits the tiles.
+    """
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    live = rows < n
+    row = tl.minimum(rows, n - 1).to(tl.int64)
+    first = tl.program_id(1) * per_program
+    count = tl.minimum(per_program, tiles - first)
+    column = first.to(tl.int64) * W + tl.arange(0, W)
+    feature = tl.arange(0, BK)
+    x_at = X + row[:, None] * K + feature[None, :]
+    y_at = Y + column[None, :] * K + feature[:, None]
+    h_at = H + column
+    out = T + first.to(tl.int64) * n + row
+    if K == BK:
+        x = tl.load(x_at)
+    for _ in tl.range(0, count, num_stages=STAGES if K == BK else 1):
+        acc = tl.zeros([BM, W], tl.float32) + tl.load(h_at)[None, :]
+        if K == BK:
+            acc = tl.dot(x, tl.load(y_at), acc)
+        else:
+            for k in tl.range(0, K, BK, num_stages=STAGES):
+                acc = tl.dot(tl.load(x_at + k), tl.load(y_at + k), acc)
+        tl.store(out, tl.max(acc, axis=1), mask=live)
+        y_at += W * K
+        h_at += W
+        out += n
+
+
+@triton.jit(do_not_specialize=["n"])
+@no_type_check
+def tile_max_float(
+    X, YT, H, T, n, m_padded, tiles, per_program, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, W: tl.constexpr
+):
+    """Tile maxima by ordinary float32 arithmetic, for few dimensions: X (n, D), YT (D, m_padded).
+
+    W / BN columns share a slot whose maximum is kept element by element, and the slots meet once a tile.
+    """
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    live = rows < n
+    row = tl.minimum(rows, n - 1).to(tl.int64)
+    first = tl.program_id(1) * per_program
+    last = tl.minimum(first + per_program, tiles)
+    out = T + first.to(tl.int64) * n + row
+    for t in range(first, last):
+        slot = tl.full([BM, BN], NEG_INF, tl.float32)
+        for u in range(W // BN):
+            column = t * W + u * BN + tl.arange(0, BN)
+            acc = tl.zeros([BM, BN], tl.float32) + tl.load(H + column)[None, :]
+            for k in tl.static_range(D):
+                x = tl.load(X + row * D + k)  # the same in every turn: the compiler lifts it out
+                y = tl.load(YT + k * m_padded.to(tl.int64) + column)
+                acc = x[:, None] * y[None, :] + acc
+            slot = tl.maximum(slot, acc)
+        tl.store(out, tl.max(slot, axis=1), mask=live)
+        out += n
+
+
+@triton.jit
+@no_type_check
+def _bound(value, a, b, c, tile_at, padded, gamma, TERMS: tl.constexpr):
+    """b for a block of maxima, tiles first; the terms after the first TERMS are known to vanish."""
+    bound = gamma * tl.abs(tl.maximum(value, LOWEST)) + TINY
+    bound += tl.load(tile_at)[:, None] * a[None, :]
+    if TERMS > 1:
+        bound += tl.load(tile_at + padded)[:, None] * b[None, :]
+    if TERMS > 2:
+        bound += tl.load(tile_at + 2 * padded)[:, None] * c[None, :]
+    return bound
+
+
+@triton.jit
+@no_type_check
+def _row_terms(ROW, rows, live, step):
+    a = tl.load(ROW + rows, mask=live, other=0.0)
+    b = tl.load(ROW + step + rows, mask=live, other=0.0)
+    c = tl.load(ROW + 2 * step + rows, mask=live, other=0.0)
+    return a, b, c
+
+
+@triton.jit(do_not_specialize=["n"])
+@no_type_check
+def threshold(
+    T, ROW, TILE, LIMIT, COUNT, gamma, n, tiles, padded,
+    TERMS: tl.constexpr, KK: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """LIMIT: the KK-th best lower bound of each row. COUNT: how many tiles may reach it.
+
+    The tiles are padded to a multiple of BT with maxima of -inf.
+    Meant for one warp and 32 rows: then each thread has a row of its own, and no thread waits for another.
+    """
+    rows = tl.program_id(0) * BR + tl.arange(0, BR)
+    live, step = rows < n, n.to(tl.int64)
+    t, slots = tl.arange(0, BT), tl.arange(0, KK)
+    a, b, c = _row_terms(ROW, rows, live, step)
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+    best = tl.full([KK, BR], NEG_INF, tl.float32)
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        low = value - _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+        for q in tl.static_range(KK):
+            top = tl.max(low, axis=0)
+            worst = tl.min(best, axis=0)
+            place = tl.min(tl.where(best == worst[None, :], slots[:, None], KK), axis=0)
+            best = tl.where((slots[:, None] == place[None, :]) & (top > worst)[None, :], top[None, :], best)
+            if q < KK - 1:
+                first = tl.min(tl.where(low == top[None, :], t[:, None], BT), axis=0)
+                low = tl.where(t[:, None] == first[None, :], NEG_INF, low)
+        at += BT * step
+        tile_at += BT
+    limit, count = tl.min(best, axis=0), tl.zeros([BR], tl.int32)
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+        # "not below" rather than "at least": a bound that is NaN must not hide its tile
+        reach = ((high < limit[None, :]) == 0) & (t < tiles)[:, None]
+        count += tl.sum(reach.to(tl.int32), axis=0)
+        at += BT * step
+        tile_at += BT
+        t += BT
+    tl.store(LIMIT + rows, limit, mask=live)
+    tl.store(COUNT + rows, count, mask=live)
+
+
+@triton.jit(do_not_specialize=["n", "base", "first", "last"])
+@no_type_check
+def list_pairs(
+    T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
+    TERMS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile."""
+    rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
+    live, step, t = rows < last, n.to(tl.int64), tl.arange(0, BT)
+    a, b, c = _row_terms(ROW, rows, live, step)
+    limit, place = tl.load(LIMIT + rows, mask=live, other=0.0), tl.load(START + rows, mask=live, other=0) - base
+    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+    for _ in range(0, padded, BT):
+        value = tl.load(at, mask=live[None, :], other=0.0)
+        high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+        chosen = ((high < limit[None, :]) == 0) & live[None, :] & (t < tiles)[:, None]
+        one = chosen.to(tl.int32)
+        many = tl.sum(one, axis=0)
+        if tl.max(many, axis=0) > 0:  # few blocks hold a candidate
+            to = place[None, :] + tl.cumsum(one, axis=0) - one
+            tl.store(PAIR_ROW + to, tl.zeros([BT, BR], tl.int32) + rows[None, :], mask=chosen)
+            tl.store(PAIR_TILE + to, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=chosen)
+            place += many
+        at += BT * step
+        tile_at += BT
+        t += BT
+
+
+@triton.jit
+@no_type_check
+def _pick(score, column, limit, after):
+    """Largest score, ties to the lowest column, of the entries that come after (limit, after) in that order."""
+    left = (score < limit[:, None]) | ((score == limit[:, None]) & (column > after[:, None]))
+    left = left & (column < NOWHERE)
+    best = tl.max(tl.where(left, score, NEG_INF), axis=1)
+    where = tl.min(tl.where(left & (score == best[:, None]), column, NOWHERE), axis=1)
+    return best, where
+
+
+@triton.jit(do_not_specialize=["pairs"])
+@no_type_check
+def rescore(
+    X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, m_padded, d,
+    KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded), with
+    rows of zeros up to a multiple of BD.
+
+    ORDER sorts the pairs by tile, so that neighbours share the targets they read.
+    """
+    at = tl.program_id(0) * BR + tl.arange(0, BR)
+    live = at < pairs
+    pair = tl.load(ORDER + at, mask=live, other=0)
+    x_at = X + tl.load(PAIR_ROW + pair, mask=live, other=0).to(tl.int64) * d
+    tile = tl.load(PAIR_TILE + pair, mask=live, other=-1)
+    t = tl.min(tl.where(live, tile, NOWHERE), axis=0)
+    last = tl.max(tile, axis=0)
+    while t <= last:
+        column = t * W + tl.arange(0, W)
+        acc = tl.zeros([BR, W], tl.float32)
+        if BD == 1:
+            y_at = YT + column.to(tl.int64)
+            for k in range(d):
+                acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
+                y_at += m_padded
+        else:
+            feature = tl.arange(0, BD)
+            y_block = YT + feature[:, None] * m_padded.to(tl.int64) + column[None, :]
+            for k in range(0, d, BD):
+                x = tl.load(x_at[:, None] + k + feature[None, :], mask=(k + feature < d)[None, :], other=0.0)
+                acc = tl.dot(x, tl.load(y_block), acc, input_precision="ieee")
+                y_block += BD * m_padded
+        acc += tl.load(H + column)[None, :]
+        acc = tl.where(acc == acc, acc, NEG_INF)  # NaN (overflow on both sides) never wins
+        column2 = tl.zeros([BR, W], tl.int32) + tl.where(column < m, column, NOWHERE)[None, :]
+        limit, after = tl.full([BR], float("inf"), tl.float32), tl.full([BR], -1, tl.int32)
+        for q in tl.static_range(KK):
+            limit, after = _pick(acc, column2, limit, after)
+            tl.store(VALUE + pair * KK + q, limit, mask=live & (tile == t))
+            tl.store(INDEX + pair * KK + q, after, mask=live & (tile == t))
+        t = tl.min(tl.where(live & (tile > t), tile, NOWHERE), axis=0)
+
+
+@triton.jit(do_not_specialize=["base", "first", "last"])
+@no_type_check
+def merge(START, VALUE, INDEX, OUT, WHERE, base, first, last, k, KK: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr):
+    """OUT, WHERE (rows, k): the k best of each row's entries, from KK START[i] to KK START[i + 1], both less KK base."""
+    rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
+    live = rows < last
+    begin = (tl.load(START + rows, mask=live, other=0) - base) * KK
+    end = (tl.load(START + rows + 1, mask=live, other=0) - base) * KK
+    longest = tl.max(tl.where(live, end - begin, 0), axis=0)
+    limit, after = tl.full([BR], float("inf"), tl.float32), tl.full([BR], -1, tl.int32)
+    for q in range(k):
+        best, where = tl.full([BR], NEG_INF, tl.float32), tl.full([BR], NOWHERE, tl.int32)
+        for e in range(0, longest, BE):
+            at = begin[:, None] + e + tl.arange(0, BE)[None, :]
+            inside = (at < end[:, None]) & live[:, None]
+            score = tl.load(VALUE + at, mask=inside, other=NEG_INF)
+            column = tl.load(INDEX + at, mask=inside, other=NOWHERE)
+            value, index = _pick(score, column, limit, after)
+            better = (value > best) | ((value == best) & (index < where))
+            best, where = tl.where(better, value, best), tl.where(better, index, where)
+        tl.store(OUT + rows.to(tl.int64) * k + q, best, mask=live)
+        tl.store(WHERE + rows.to(tl.int64) * k + q, where.to(tl.int64), mask=live)
+        limit, after = best, where

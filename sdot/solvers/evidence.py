@@ -1,0 +1,133 @@
+"""What a batch of samples tells: who was hit, by how much, what that is worth, and which cells need more than a Newton step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .. import kernels
+from ..measures import DiscreteMeasure
+
+SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a sweep over samples saw.
+
+    Attributes:
+        count: Samples in each cell, one row for each set of samples.
+        value: The best scores of some of the samples, decreasing.
+        index: The cells that they belong to.
+        x: Those samples.
+    """
+
+    count: Int[Tensor, "2 m"]
+    value: Float[Tensor, "l k"]
+    index: Int[Tensor, "l k"]
+    x: Float[Tensor, "l d"]
+
+
+def look(
+    h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[tuple[int, Tensor]], detail: int, neighbours: int
+) -> Look:
+    """Assign blocks of samples, each of set 0 or 1, and keep the best scores of about the first `detail` of them."""
+    m, kept = len(target), 0
+    count = torch.zeros(2, m, dtype=torch.int64, device=h.device)
+    values, indices, samples = list[Tensor](), list[Tensor](), list[Tensor]()
+    for half, block in blocks:
+        detailed = kept < detail
+        value, index = kernels.topk(block, target.points, h, k=min(neighbours, m) if detailed else 1)
+        count[half] += torch.bincount(index[:, 0], minlength=m)
+        if detailed:
+            values.append(value)
+            indices.append(index)
+            samples.append(block)
+            kept += len(block)
+    return Look(count, torch.cat(values), torch.cat(indices), torch.cat(samples))
+
+
+def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
+    """Mean gap between best and second score in every cell, drawn to the mean of all where few samples were seen."""
+    count, total = gaps
+    mean: Tensor = ((total + 2 * total.sum() / count.sum()) / (count + 2)).clamp_min(1e-300)
+    return mean
+
+
+def smoothed_mass(
+    seen: Look, target: DiscreteMeasure, delta: Float[Tensor, " l"], smoothing: float
+) -> tuple[Float[Tensor, " m"], float]:
+    """Masses of the cells, and the variance sum_i Var(w_i) / nu_i of the estimate.
+
+    A hit is 0 or 1; the softmax over a sample's best scores at temperature delta says the same with far less noise, and a
+    bias of the order of delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
+    w = b (share of hits) + (1 - b) (mean soft hit).
+    """
+    nu, looked = target.weights, len(seen.value)
+    n = int(seen.count.sum())
+    b = n * nu / (n * nu + smoothing)
+    hits = seen.count.sum(0).to(nu) / n
+    cell = seen.index.flatten()
+    soft = torch.softmax((seen.value - seen.value[:, :1]) / delta[:, None].to(seen.value), dim=1).to(nu)
+    mean_soft = torch.zeros_like(nu).index_add_(0, cell, soft.flatten()) / looked
+    mass = b * hits + (1 - b) * mean_soft
+    # a sample that is looked at adds t / looked with t = b (looked / n) [hit] + (1 - b) soft, one of the others b [hit] / n
+    share = looked / n
+    t = (1 - b)[seen.index] * soft
+    t[:, 0] += share * b[seen.index[:, 0]]
+    square = torch.zeros_like(nu).index_add_(0, cell, t.flatten().square()) / looked
+    mean = share * b * hits + (1 - b) * mean_soft
+    variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
+    return mass, float((variance / nu).sum())
+
+
+def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeasure, gain: float) -> Float[Tensor, " m"]:
+    """Where a light cell certainly holds far more than its weight, the mass that makes a step of length `gain` mend it.
+
+    The gain is right for the error of most cells. One with c hits where e = n nu_i were due is wrong beyond doubt once the
+    deviance D = 2 (c log(c / e) - c + e) is large: its own gain is 1 - SURE / D, and since masses of light cells grow
+    exponentially with their heights, its residual is w log(nu / w) in place of nu - w.
+    """
+    nu = target.weights
+    count = seen.count.sum(0).to(nu)
+    w = count / count.sum()
+    log = (w.clamp_min(1e-300) / nu).log()
+    deviance = 2 * (count * log - count + count.sum() * nu)
+    own = 1 - SURE / deviance.clamp_min(SURE)
+    return torch.where((w > nu) & (own > gain), nu + own / gain * w * log, mass)
+
+
+def typical_jump(direction: Float[Tensor, " m"], seen: Look, gap: Float[Tensor, " l"]) -> float:
+    """How far a step moves facets, in units of the mean gap beside them: the 99 % quantile over the samples looked at.
+
+    Neighbours may rise together as far as they like: only differences move facets.
+    """
+    jump = (direction[seen.index[:, 0]] - direction[seen.index[:, 1]]).abs() / gap
+    return float(jump.kthvalue(math.ceil(0.99 * len(jump))).values)
+
+
+def raise_stranded(
+    h: Float[Tensor, " m"],
+    step: Float[Tensor, " m"],
+    missed: Bool[Tensor, " m"],
+    target: DiscreteMeasure,
+    seen: Look,
+    delta: float,
+) -> Float[Tensor, " m"]:
+    """Raise the cells that should have been hit by now and were not, until they would be.
+
+    A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
+    to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are a fifth of those it should have, which leaves the
+    rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets.
+    """
+    stranded = missed.nonzero()[:, 0]
+    if len(stranded) == 0:
+        return step
+    captured = kernels.soft_potential(target.points[stranded], seen.x, -seen.value[:, 0], delta).to(step)
+    wanted = delta * (0.2 * len(seen.x) * target.weights[stranded]).log() - captured - h[stranded]
+    return step.index_copy(0, stranded, torch.maximum(step[stranded], wanted))

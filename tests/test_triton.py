@@ -1,0 +1,325 @@
+"""The Triton kernels against the definition: on a GPU, or on the CPU with TRITON_INTERPRET=1 in the environment."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sdot import kernels
+from sdot.kernels import triton as backend
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
+# Triton's interpreter computes with numpy, which warns where a GPU does not
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+]
+SIZES = [(1, 1), (1, 63), (17, 257), (63, 17), (257, 63)]
+
+
+@pytest.fixture
+def compiled():
+    """Skip where the kernels can be neither compiled nor interpreted."""
+    pytest.importorskip("triton")
+    if DEVICE.type == "cpu" and not INTERPRETED:
+        pytest.skip("neither a CUDA device nor TRITON_INTERPRET=1")
+
+
+def problem(n, m, d, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=g).to(DEVICE) for shape in ((n, d), (m, d), (m,)))
+
+
+def exact_scores(x, y, h):
+    return x.double() @ y.double().T + h.double()
+
+
+def check(x, y, h, k, backend="triton"):
+    """Values are those of the definition to float32 rounding of the terms, and the indices attain them."""
+    value, index = kernels.topk(x, y, h, k, backend=backend)
+    s = exact_scores(x, y, h)
+    expected = s.topk(k, dim=1).values
+    assert bool(((index >= 0) & (index < len(y))).all())
+    size = x.double().norm(dim=1) * y.double().norm(dim=1).max() + h.abs().nan_to_num(posinf=0).max()
+    tolerance = ((x.shape[1] + 4) * 2.0**-23 * size)[:, None].clamp_min(1e-30).expand_as(expected)
+    live = expected.isfinite()
+    assert torch.equal(value.isfinite(), live)
+    assert bool(((value - expected).abs() <= tolerance)[live].all()), ((value - expected).abs() / tolerance)[live].max()
+    assert bool(((s.gather(1, index) - expected).abs() <= tolerance)[live].all())
+    assert all(len(set(row)) == k for row in index.tolist())
+    return value, index
+
+
+@pytest.mark.usefixtures("compiled")
+class TestTopk:
+    @pytest.mark.parametrize("d", [1, 3, 4, 5, 9, 17, 65])
+    @pytest.mark.parametrize(("n", "m"), SIZES)
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_is_the_definition(self, n, m, d, k):
+        x, y, h = problem(n, m, d)
+        check(x, y, h, min(k, m))
+
+    @pytest.mark.parametrize(("m", "d"), [(2100, 3), (17_000, 2), (700, 7), (700, 15), (513, 100), (300, 200), (300, 300)])
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_several_tiles_and_all_widths(self, m, d, k):
+        x, y, h = problem(63, m, d)
+        check(x, y, h, k)
+
+    @pytest.mark.parametrize("d", [3, 7, 40])
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_ties_go_to_the_lowest_index(self, d, k):
+        x, y, h = (v.round() for v in problem(50, 700, d))
+        y[500:600], h[500:600] = y[:100], h[:100]
+        value, index = check(x, y, h, k)
+        order = exact_scores(x, y, h).sort(dim=1, descending=True, stable=True)
+        assert torch.equal(index, order.indices[:, :k])
+        assert torch.equal(value.double(), order.values[:, :k])
+
+    @pytest.mark.parametrize("d", [2, 20])
+    def test_when_everything_ties(self, d):
+        x, y, h = problem(20, 1100, d)
+        for k in (1, 2, 8):
+            value, index = kernels.topk(x, torch.zeros_like(y), torch.zeros_like(h), k, backend="triton")
+            assert not value.any()
+            assert index.tolist() == [list(range(k))] * 20
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_near_ties(self, d, k):
+        x, y, h = problem(63, 600, d)
+        y[300:] = y[:300] * (1 + 1e-6 * torch.randn(300, 1, device=DEVICE))
+        h[300:] = h[:300]
+        check(x, y, h, k)
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-3, 1e-2])
+    def test_heights_that_make_all_targets_nearly_equal(self, d, spread):
+        """The rounding of a first pass in float16 is larger than what tells these targets apart."""
+        x, y, h = problem(63, 600, d)
+        x = x[:1] * (1 + 1e-3 * x)
+        for k in (1, 2):
+            check(x, y, spread * h - (x[:1].double() @ y.double().T)[0].float(), k)
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("offset", [1e3, 1e6, -1e6])
+    def test_large_offsets(self, d, offset):
+        x, y, h = problem(63, 600, d)
+        check(x, y, h + offset, 2)
+        check(x, y, h * abs(offset), 2)
+        check(x, y + offset / 100, h - offset / 100 * d, 2)
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("kind", ["huge coordinate", "rows of all sizes", "targets of all sizes", "one huge target"])
+    def test_unequal_magnitudes(self, d, kind):
+        x, y, h = problem(63, 600, d)
+        if kind == "huge coordinate":
+            x[:, 0], y[:, 0] = x[:, 0] * 1e4, y[:, 0] * 1e4
+        if kind == "rows of all sizes":
+            x *= 10.0 ** torch.linspace(-9, 9, 63, device=DEVICE)[:, None]
+        if kind == "targets of all sizes":
+            y *= 10.0 ** torch.linspace(-9, 9, 600, device=DEVICE)[:, None]
+        if kind == "one huge target":
+            y[300] *= 1e6
+            h[300] = -1e12
+        for k in (1, 2):
+            check(x, y, h, k)
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e15])
+    def test_scales(self, d, scale):
+        x, y, h = problem(63, 600, d)
+        check(x, y * scale, h * scale, 2)
+        check(x * scale, y, h * scale, 2)
+        check(x * scale, y / scale, h, 2)
+        check(x * scale, y, h, 2)  # heights decide alone, or not at all
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_hidden_targets(self, d, k):
+        x, y, h = problem(63, 600, d)
+        h[torch.arange(600, device=DEVICE) % 3 > 0] = -torch.inf
+        _, index = check(x, y, h, k)
+        assert not (index % 3).any()
+        h[:] = -torch.inf
+        h[217] = 1.0
+        value, index = check(x, y, h, k)
+        assert index[:, 0].tolist() == [217] * 63
+        h[217] = -torch.inf
+        value, index = check(x, y, h, k)
+        assert bool(value.isneginf().all())
+
+    @pytest.mark.parametrize("d", [3, 8, 33])
+    def test_rows_that_are_not_finite_harm_no_other(self, d):
+        x, y, h = problem(63, 600, d)
+        expected, places = kernels.topk(x, y, h, 2, backend="triton")
+        x[5, 0], x[7, 1], x[9, 2] = torch.nan, torch.inf, -torch.inf
+        value, index = kernels.topk(x, y, h, 2, backend="triton")
+        bad = torch.zeros(63, dtype=torch.bool, device=DEVICE)
+        bad[[5, 7, 9]] = True
+        assert bool(value[bad].isnan().all())
+        assert torch.equal(value[~bad], expected[~bad])
+        assert torch.equal(index[~bad], places[~bad])
+        assert bool(((index >= 0) & (index < 600)).all())
+
+    def test_overflow_gives_a_valid_index(self):
+        for d in (3, 8, 33):
+            x, y, h = problem(20, 300, d)
+            _, index = kernels.topk(x * 1e30, y * 1e30, h, 2, backend="triton")
+            assert bool(((index >= 0) & (index < 300)).all())
+
+    def test_candidates_a_part_at_a_time(self, monkeypatch):
+        from sdot.kernels import _triton_search
+
+        monkeypatch.setattr(_triton_search, "PAIRS", 50)
+        x, y, h = problem(300, 700, 7)
+        check(x, y, h, 2)
+
+    def test_samples_a_chunk_at_a_time_and_targets_shared_out(self, monkeypatch):
+        from sdot.kernels import _triton_grid
+
+        monkeypatch.setattr(_triton_grid, "CHUNK", 100)
+        monkeypatch.setattr(_triton_grid, "multiprocessors", lambda x: 2)
+        for d in (3, 7, 33):
+            x, y, h = problem(257, 1700, d)
+            check(x, y, h, 2)
+            check(x[:1], y, h, 1)
+
+    def test_the_same_answer_twice(self):
+        x, y, h = problem(200, 900, 20)
+        first, second = (kernels.topk(x, y, h, 2, backend="triton") for _ in range(2))
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+    def test_no_samples_float64_and_other_k(self):
+        x, y, h = problem(40, 300, 6)
+        assert kernels.topk(x[:0], y, h, 2, backend="triton")[1].shape == (0, 2)
+        check(x.double(), y.double(), h.double(), 2)
+        for k in (3, 5, 9):
+            check(x, y, h, k)
+        check(x.T.contiguous().T, y.repeat(1, 2)[:, ::2].roll(1, 1), h, 2)  # strides
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
+class TestSoft:
+    def check(self, name, x, y, h, eps):
+        got = getattr(kernels, name)(x, y, h, eps, backend="triton")
+        expected = getattr(kernels, name)(x.double(), y.double(), h.double(), eps, backend="reference")
+        error = float((got - expected).abs().max())
+        size = float(x.norm(dim=1).max() * y.norm(dim=1).max() + h[h.isfinite()].abs().max())
+        rounding = 2.0**-18 * size  # of a score
+        bound = rounding if name == "soft_potential" else rounding / eps * float(expected.abs().max())
+        assert error <= bound, (error, bound)
+        return got
+
+    @pytest.mark.parametrize("d", [1, 3, 6, 17, 65, 150])
+    @pytest.mark.parametrize(("n", "m"), [(1, 1), (17, 257), (63, 17), (257, 63)])
+    def test_is_the_definition(self, name, d, n, m):
+        for eps in (0.3, 10.0):
+            self.check(name, *problem(n, m, d), eps)
+
+    def test_hidden_targets_and_far_scores(self, name):
+        x, y, h = problem(63, 300, 5)
+        h[::3] = -torch.inf
+        h[7] = 2000.0
+        got = self.check(name, x, y, h, 1.0)
+        if name == "soft_mass":
+            assert not got[::3].any()
+            assert float(got.sum()) == pytest.approx(1, rel=1e-5)
+        h[:200] = -torch.inf  # whole tiles
+        self.check(name, x, y, h, 1.0)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1e12])
+    def test_scales(self, name, scale):
+        x, y, h = problem(40, 100, 6)
+        self.check(name, x * scale, y, h * scale, scale)
+
+    def test_small_chunks_and_shared_targets(self, name, monkeypatch):
+        from sdot.kernels import _triton_grid
+
+        monkeypatch.setattr(_triton_grid, "CHUNK", 100)
+        monkeypatch.setattr(_triton_grid, "multiprocessors", lambda x: 2)
+        self.check(name, *problem(257, 700, 9), 1.0)
+        self.check(name, *problem(3, 700, 9), 1.0)
+
+    def test_float64(self, name):
+        x, y, h = (v.double() for v in problem(20, 30, 4))
+        got = getattr(kernels, name)(x, y, h, 0.5, backend="triton")
+        torch.testing.assert_close(got, getattr(kernels, name)(x, y, h, 0.5, backend="reference"))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("d", [3, 8, 33, 200])
+@pytest.mark.parametrize("kind", ["plain", "one sign", "cancelling heights", "exact samples", "exact targets"])
+def test_the_bound_covers_the_first_pass(d, kind):
+    """Also its sums, whose truncation on a GPU is an assumption: equal signs let it pile up."""
+    from sdot.kernels import _halves, _triton_search
+
+    x, y, h = problem(130, 600, d)
+    if kind in ("one sign", "cancelling heights"):
+        x, y = x.abs() + 1 / 3, y.abs() + 1 / 3
+    x = x.sign() if kind == "exact samples" else x  # only the targets are rounded
+    y = y.sign() if kind == "exact targets" else y
+    if kind == "cancelling heights":
+        h = -(x.mean(0) @ y.T)
+    targets = _triton_search.Targets.prepare(y, h)
+    maxima, rows, gamma = _triton_search.tile_maxima(x, targets)
+    bound = targets.bounds.double().T @ rows.double() + gamma * maxima.abs()
+    s = torch.full((130, targets.tiles * targets.tile), -torch.inf, dtype=torch.float64, device=DEVICE)
+    s[:, :600] = exact_scores(x, y, h)
+    maxima, bound = maxima[: targets.tiles], bound[: targets.tiles]
+    exact = s.view(130, targets.tiles, targets.tile).amax(2).T * 2.0 ** int(
+        torch.minimum(_halves.exponent(x), targets.limit) + targets.scale
+    )
+    assert bool(((maxima - exact).abs() <= bound).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("d", [2, 3, 4, 8, 15, 16, 64, 128, 300])
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_large_problems_on_a_gpu(d, k):
+    x, y, _ = problem(50_001, 20_011, d)
+    h = -0.5 * y.square().sum(1)
+    value, index = kernels.topk(x, y, h, k, backend="triton")
+    for i in range(0, 50_001, 5000):
+        s = exact_scores(x[i : i + 5000], y, h)
+        expected = s.topk(k, dim=1).values
+        size = x[i : i + 5000].norm(dim=1, keepdim=True) * y.norm(dim=1).max() + h.abs().max()
+        tolerance = (d + 4) * 2.0**-23 * size
+        assert bool(((value[i : i + 5000] - expected).abs() <= tolerance).all())
+        assert bool(((s.gather(1, index[i : i + 5000]) - expected).abs() <= tolerance).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("compiled")
+def test_memory_does_not_grow_with_the_product_of_sizes():
+    x, y, h = problem(300_000, 100_000, 16)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kernels.topk(x, y, h, 2, backend="triton")
+    kernels.soft_mass(x[:100_000], y, h, 1.0, backend="triton")
+    assert torch.cuda.max_memory_allocated() - before < 2**30  # all scores would be 120 GB
+
+
+@pytest.mark.usefixtures("unchecked")
+class TestUnavailable:
+    def test_without_triton(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "triton", None)
+        with pytest.raises(backend.Unavailable, match=r"'triton' cannot run here.*backend='blocked'"):
+            kernels.topk(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4), backend="triton")
+
+    def test_on_the_cpu(self, monkeypatch):
+        pytest.importorskip("triton")
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        with pytest.raises(backend.Unavailable, match="runs on CUDA devices, but x is on cpu"):
+            kernels.soft_mass(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4), 1.0, backend="triton")
+
+    def test_triton_is_imported_only_when_used(self):
+        code = "import sys, torch; before = 'triton' in sys.modules; import sdot; print('triton' in sys.modules, before)"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after, before = run.stdout.split()
+        assert after == before
