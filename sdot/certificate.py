@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from . import _checks, kernels
+from . import _checks
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed
 from .semidual import kantorovich
@@ -104,7 +104,7 @@ def certify(
     wanted = min(budget, max(2**10, m))
     while True:
         for x in draw(wanted - draw.count):
-            index = kernels.topk(x, T.points, T.heights, backend=T.backend)[1][:, 0]
+            index = T.cell(x)
             count += torch.bincount(index, minlength=len(target))
             distance = (x - T.points[index]).to(nu.dtype).square().sum(1)
             value = distance - 2 * g[index]

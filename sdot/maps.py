@@ -54,7 +54,8 @@ class BrenierMap(nn.Module):
 
     def potential(self, x: Any) -> Any:
         """The Brenier potential u_h(x), shape (n,), in the units of <x, y>. Differentiable, with gradient T."""
-        return _edge(x, self._top(self._queries(x))[0])
+        z = self._queries(x)
+        return _edge(x, self._top(z)[0].to(z))
 
     def soft(self, x: Any, eps: float) -> Any:
         """The entropic map: sum_i softmax_i((<x, y_i> + h_i) / eps) y_i, shape (n, d). Tends to T as eps -> 0.
@@ -63,7 +64,9 @@ class BrenierMap(nn.Module):
             x: Points, shape (n, d).
             eps: Temperature, in the units of <x, y>.
         """
-        return _edge(x, kernels.soft_average(self._queries(x), self.points, self.heights, eps, backend=self.backend))
+        z = self._queries(x)
+        y = kernels.precise(self.points)
+        return _edge(x, kernels.soft_average(z.to(y), y, self.heights, eps, backend=self.backend).to(z))
 
     def extra_repr(self) -> str:
         return f"{self.points.shape[0]} points in R^{self.dim}"
@@ -75,7 +78,8 @@ class BrenierMap(nn.Module):
         return _checks.same_kind("x", z, "the map", self.points)
 
     def _top(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-        value, index = kernels.topk(x, self.points, self.heights, backend=self.backend)
+        y = kernels.precise(self.points)
+        value, index = kernels.topk(x.to(y), y, self.heights, backend=self.backend)
         return value[:, 0], index[:, 0]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from . import _checks
+from . import _checks, kernels
 from .certificate import Certificate, certify
 from .checkpoint import Checkpoint, Record, fingerprint, restore
 from .maps import BrenierMap
@@ -186,11 +186,12 @@ class _Run:
             raise ValueError(f"solver must have `init` and `step`, such as sdot.Newton(), but {solver!r} came.")
         self.source, self.user_target, self.solver, self.seed = source, target, solver, seed
         self.support = target.support
-        self.target = target.restrict(self.support).centred()
+        self.like = target.points
+        self.target = target.restrict(self.support).to(kernels.precise(self.like).dtype).centred()
 
     def start(self) -> Any:
-        (x,) = Draw(self.source, self.target.points, self.seed, CENTRE)(4096)
-        self.centre = x.mean(0)  # any point will do: a better one saves digits, no more
+        (x,) = Draw(self.source, self.like, self.seed, CENTRE)(4096)
+        self.centre = x.mean(0).to(self.target.points)  # any point will do: a better one saves digits, no more
         draw = self._draw(0)
         state = self.solver.init(self.target, draw)
         return replace(state, samples=draw.count)
@@ -218,7 +219,7 @@ class _Run:
         return certify(self.map(state), self.source, self.user_target, precision=precision, generator=generator)
 
     def _draw(self, step: int) -> Draw:
-        return Draw(self.source, self.target.points, self.seed, step, self.centre)
+        return Draw(self.source, self.like, self.seed, step, self.centre)
 
 
 class _Bar:

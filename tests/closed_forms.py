@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 import sdot
 from sdot import kernels
-from sdot.solvers.newton import facet_edges
+from sdot.solvers.laplacian import facet_edges
 
 
 def seeded(seed: int) -> Generator:
@@ -453,13 +453,13 @@ def chi2_sd(m: int, n: int) -> float:
 
 
 def laplacian(p: Problem, n: int, share: float, seed: int = 0) -> Tensor:
-    """L = dw/dh at p.heights, as the default solver estimates it: from the share of n samples that lies nearest to a facet."""
+    """L = dw/dh at p.heights, as the default solver estimates it: from n samples, a share of them near a facet."""
     m = len(p.target)
-    value, index = kernels.topk(p.sample(n, seed), p.target.points, p.heights, k=2)
+    value, index = kernels.topk(p.sample(n, seed), p.target.points, p.heights, k=min(6, m))
     gap = value[:, 0] - value[:, 1]
-    layer = gap.kthvalue(max(1, round(share * n))).values.expand(n)
-    edge, density = facet_edges(index[:, 0], index[:, 1], gap, layer, m)
-    adjacency = torch.zeros(m * m, dtype=torch.float64).index_copy_(0, edge, density).view(m, m)
+    delta = (gap.kthvalue(max(1, round(share * n))).values / 3).expand(n)
+    edge, density = facet_edges(value, index, delta, m, torch.float64)
+    adjacency = torch.zeros(m * m, dtype=torch.float64).index_copy_(0, edge, density / n).view(m, m)
     adjacency = adjacency + adjacency.T
     return torch.diag(adjacency.sum(1)) - adjacency
 

@@ -37,6 +37,8 @@ BACKENDS: dict[str, ModuleType] = {
     "triton": triton,
 }
 
+PRECISE_DIM = 3  # see `precise`
+
 _failed: set[tuple[str, str]] = set()  # (backend, device type): said once, not tried again
 
 
@@ -111,6 +113,16 @@ def soft_average(
     """sum_j softmax_j((h_j + <x_i, y_j>) / eps) y_j, the gradient of `soft_potential`. Arguments as for `soft_mass`."""
     h, eps = _check(x, y, h), _checks.positive("eps", eps)
     return _call("soft_average", backend, x, y, h, eps)  # type: ignore[no-any-return]
+
+
+def precise(points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The points in the dtype in which they must be scored: float64 up to `PRECISE_DIM` dimensions, their own beyond.
+
+    Many targets in few dimensions are close together beside the size of their scores: rounding optimal heights to float32
+    sends 3e-4 of the mass of the plane to a wrong one of 10,000 targets, 3e-3 with 100,000.
+    """
+    few = points.shape[1] <= PRECISE_DIM and points.device.type != "mps"
+    return points.double() if few else points
 
 
 def _check(x: Tensor, y: Tensor, h: Tensor) -> Tensor:

@@ -34,21 +34,21 @@ class Look:
 
 
 def look(
-    h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[tuple[int, Tensor]], detail: int, neighbours: int
+    h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[tuple[int, Tensor]], n: int, detail: int, neighbours: int
 ) -> Look:
-    """Assign blocks of samples, each of set 0 or 1, and keep the best scores of about the first `detail` of them."""
-    m, kept = len(target), 0
+    """Assign n samples, in blocks of set 0 or 1, and keep the best scores of about the last `detail` of them."""
+    m, seen = len(target), 0
     count = torch.zeros(2, m, dtype=torch.int64, device=h.device)
     values, indices, samples = list[Tensor](), list[Tensor](), list[Tensor]()
     for half, block in blocks:
-        detailed = kept < detail
+        seen += len(block)
+        detailed = seen > n - detail
         value, index = kernels.topk(block, target.points, h, k=min(neighbours, m) if detailed else 1)
         count[half] += torch.bincount(index[:, 0], minlength=m)
         if detailed:
             values.append(value)
             indices.append(index)
             samples.append(block)
-            kept += len(block)
     return Look(count, torch.cat(values), torch.cat(indices), torch.cat(samples))
 
 
@@ -66,7 +66,7 @@ def smoothed_mass(
 
     A hit is 0 or 1; the softmax over a sample's best scores at temperature delta says the same with far less noise, and a
     bias of the order of delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
-    w = b (share of hits) + (1 - b) (mean soft hit).
+    w = b (share of hits) + (1 - b) (mean soft hit), the latter kept to what the hits do not contradict.
     """
     nu, looked = target.weights, len(seen.value)
     n = int(seen.count.sum())
@@ -75,6 +75,9 @@ def smoothed_mass(
     cell = seen.index.flatten()
     soft = torch.softmax((seen.value - seen.value[:, :1]) / delta[:, None].to(seen.value), dim=1).to(nu)
     mean_soft = torch.zeros_like(nu).index_add_(0, cell, soft.flatten()) / looked
+    count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
+    doubt = 3 * count.sqrt()
+    mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
     mass = b * hits + (1 - b) * mean_soft
     # a sample that is looked at adds t / looked with t = b (looked / n) [hit] + (1 - b) soft, one of the others b [hit] / n
     share = looked / n

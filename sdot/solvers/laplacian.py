@@ -77,7 +77,7 @@ def newton_direction(
     i, j = edge // m, edge % m
     diagonal = ridge.clone().index_add_(0, i, weight).index_add_(0, j, weight)
     neighbours = symmetric_product(i, j, weight, m)
-    return conjugate_gradients(lambda s: diagonal * s - neighbours(s), residual, diagonal, rtol=rtol)
+    return conjugate_gradients(lambda s: diagonal * s - neighbours(s), residual, diagonal, rtol=rtol, max_iterations=500)
 
 
 def symmetric_product(

@@ -26,6 +26,8 @@ from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, look, mean_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import facet_edges, newton_direction, strongest, sum_edges
 
+MOST_PASSES = 16  # over one set of evenly spread points
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewtonState(State):
@@ -40,7 +42,9 @@ class NewtonState(State):
         exposure: How many samples that is worth, cell by cell: less and less as the cell moves on.
         hits: How often the cell was best or second among those.
         gaps: Running count of the samples in each cell, and sum of the gaps between their best and second score.
+        optimism: By what factor predictions of chi^2 have been too low of late.
         points: Evenly spread points drawn so far.
+        passes: Steps taken with the present number of them.
         residual: chi^2 of the masses that they gave before the last step.
     """
 
@@ -52,7 +56,9 @@ class NewtonState(State):
     exposure: Float[Tensor, " m"]
     hits: Float[Tensor, " m"]
     gaps: Float[Tensor, "2 m"]
+    optimism: float = 1.0
     points: int = 0
+    passes: int = 0
     residual: float = math.inf
 
 
@@ -138,10 +144,12 @@ class Newton:
 
     def _newton(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         m, n = len(target), state.batch
-        seen = look(state.heights, target, ((0, x) for x in draw(n)), self._detail(target), self.neighbours)
+        seen = look(state.heights, target, ((0, x) for x in draw(n)), n, self._detail(target), self.neighbours)
         measured = max(0.0, batch_chi2(seen.count[0], target))
+        surprise = measured - state.chi2 > 4 * (math.sqrt(2 * (m - 1)) / n + math.sqrt(measured / n))
         # the filter: what was predicted and what is measured weigh equally, since a prediction can be wrong
-        signal = measured if math.isinf(state.chi2) else (state.chi2 + measured) / 2
+        signal = measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2
+        optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
         state, gap = self._learn(state, seen, target)
         mass, noise = smoothed_mass(seen, target, self.layer * gap, self.smoothing)
         gain = max(0.01, signal / (signal + noise))
@@ -151,10 +159,12 @@ class Newton:
         step = self._raise(state, length * direction, target, seen, gap)
         total = state.samples + draw.count
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain < 0.25 else n
+        predicted = optimism * ((1 - length) ** 2 * signal + length**2 * noise)
         return replace(
-            self._forget(state, step, gap),
+            self._forget(state, step),
             heights=centre(state.heights + step, target),
-            chi2=(1 - length) ** 2 * signal + length**2 * noise,
+            chi2=max(predicted, measured) if surprise else predicted,  # what failed once may fail again
+            optimism=optimism,
             batch=wanted,
         )
 
@@ -166,7 +176,7 @@ class Newton:
         sum_i Var(w_i) / nu_i = E sum_i (w_ai - w_bi)^2 / (4 nu_i), whatever law the points follow.
         """
         nu, n = target.weights, state.batch
-        seen = look(state.heights, target, draw.even(n, state.points), 4 * self._detail(target), self.neighbours)
+        seen = look(state.heights, target, draw.even(n, state.points), n, 4 * self._detail(target), self.neighbours)
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, gap = self._learn(state, seen, target)
@@ -175,13 +185,16 @@ class Newton:
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        settled = residual <= 0.1 * floor or (n == state.points and residual > 0.5 * state.residual)
+        stalled = n == state.points and residual > 0.5 * state.residual
+        settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
+        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + (0.5 if stalled else 0.1)) * residual
         return replace(
-            self._forget(state, step, gap),
+            self._forget(state, step),
             heights=centre(state.heights + step, target),
-            chi2=floor + (0.0 if settled else ((1 - length) ** 2 + 0.1) * residual),
+            chi2=floor + left,
             batch=math.ceil(1.5 * n) if settled else n,
             points=n,
+            passes=0 if settled else state.passes + 1,
             residual=residual,
         )
 
@@ -221,11 +234,15 @@ class Newton:
         missed = (expected > 1) & (state.hits < 0.2 * expected)
         return raise_stranded(state.heights, step, missed, target, seen, float(gap.median())) if missed.any() else step
 
-    def _forget(self, state: NewtonState, step: Float[Tensor, " m"], gap: Float[Tensor, " l"]) -> NewtonState:
-        """What was learnt about a cell's facets fades as the cell moves, by a factor e for three mean gaps."""
+    def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
+        """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
         m = len(step)
-        kept = torch.exp(-0.3 * step.abs() / mean_gap(state.gaps))
         i, j = state.edges // m, state.edges % m
+        pull = state.facets * (step[i] - step[j]).abs()
+        weight = torch.zeros_like(step).index_add_(0, i, state.facets).index_add_(0, j, state.facets)
+        moved = torch.zeros_like(step).index_add_(0, i, pull).index_add_(0, j, pull) / weight.clamp_min(1e-300)
+        moved = torch.where(weight > 0, moved, step.abs())
+        kept = torch.exp(-0.3 * moved / mean_gap(state.gaps))
         return replace(
             state,
             facets=state.facets * (kept[i] * kept[j]).sqrt(),
