@@ -36,19 +36,21 @@ class Look:
 def look(
     h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[tuple[int, Tensor]], n: int, detail: int, neighbours: int
 ) -> Look:
-    """Assign n samples, in blocks of set 0 or 1, and keep the best scores of about the last `detail` of them."""
+    """Assign n samples, in blocks of set 0 or 1, and keep the best scores of the last `detail` of them."""
     m, seen = len(target), 0
     count = torch.zeros(2, m, dtype=torch.int64, device=h.device)
     values, indices, samples = list[Tensor](), list[Tensor](), list[Tensor]()
     for half, block in blocks:
+        plain = min(len(block), max(0, n - detail - seen))
         seen += len(block)
-        detailed = seen > n - detail
-        value, index = kernels.topk(block, target.points, h, k=min(neighbours, m) if detailed else 1)
-        count[half] += torch.bincount(index[:, 0], minlength=m)
-        if detailed:
+        if plain > 0:
+            count[half] += torch.bincount(kernels.topk(block[:plain], target.points, h)[1][:, 0], minlength=m)
+        if plain < len(block):
+            samples.append(block[plain:])
+            value, index = kernels.topk(samples[-1], target.points, h, k=min(neighbours, m))
+            count[half] += torch.bincount(index[:, 0], minlength=m)
             values.append(value)
             indices.append(index)
-            samples.append(block)
     return Look(count, torch.cat(values), torch.cat(indices), torch.cat(samples))
 
 
