@@ -1,0 +1,244 @@
+"""The default solver's parts, each on its own: the Hessian, the linear system, the evidence of a batch, the start."""
+
+import math
+
+import pytest
+import torch
+
+import sdot
+from sdot import kernels
+from sdot.solvers import annealing, evidence, laplacian
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def reals(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def uniform(m=40, d=3, seed=0):
+    return sdot.DiscreteMeasure.uniform(reals(m, d, seed=seed))
+
+
+def blocks(x):
+    return [(0, b) for b in x.split(1000)]
+
+
+# The Hessian
+
+
+def test_facet_edges_are_the_hessian_of_the_softened_energy():
+    """With all cells among the best, sum_x sigma_i sigma_j / delta is -d^2 / dh_i dh_j of the softened maximum."""
+    m, n, delta = 6, 50, 0.7
+    x, y, h = reals(n, 3, seed=1), reals(m, 3, seed=2), reals(m, seed=3)
+
+    def energy(h):
+        return delta * torch.logsumexp((x @ y.T + h) / delta, 1).sum()
+
+    hessian = torch.autograd.functional.hessian(energy, h)
+    value, index = kernels.topk(x, y, h, k=m)
+    edge, weight = laplacian.facet_edges(value, index, torch.full((n,), delta, dtype=torch.float64), m, torch.float64)
+    # pairs below FAINT are left out: each of the n samples loses at most FAINT / delta
+    torch.testing.assert_close(weight, -hessian[edge // m, edge % m], atol=n * laplacian.FAINT / delta, rtol=0)
+    assert (edge // m < edge % m).all()
+    assert (edge.diff() > 0).all()
+
+
+def test_facet_edges_do_not_depend_on_the_temperature_when_it_is_small():
+    """Two cells on a line: the facet's density is that of the source at the breakpoint, over the distance."""
+    n, y = 400_000, torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    x, h = reals(n, 1, seed=4), torch.tensor([0.0, -1.0], dtype=torch.float64)  # breakpoint at x = 1/2
+    density = math.exp(-1 / 8) / math.sqrt(2 * math.pi) / 2
+    value, index = kernels.topk(x, y, h, k=2)
+    for delta in (0.02, 0.1):
+        _, weight = laplacian.facet_edges(value, index, torch.full((n,), delta, dtype=torch.float64), 2, torch.float64)
+        assert float(weight) / n == pytest.approx(density, rel=0.05)
+
+
+def test_edges_are_summed_and_sorted():
+    key = torch.tensor([7, 1, 7, 3, 1, 7])
+    weight = torch.tensor([1.0, 2, 4, 8, 16, 32], dtype=torch.float64)
+    edge, total = laplacian.sum_edges(key, weight, 5)
+    assert edge.tolist() == [1, 3, 7]
+    assert total.tolist() == [18, 8, 37]
+    edge, total = laplacian.strongest((edge, total), 2)
+    assert edge.tolist() == [1, 7]
+    assert total.tolist() == [18, 37]
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-10])
+def test_newton_direction_solves_the_system(rtol):
+    m = 50
+    i, j = torch.triu_indices(m, m, 1)
+    keep = torch.rand(len(i), generator=seeded(5)) < 0.2
+    i, j = i[keep], j[keep]
+    weight, ridge, b = reals(len(i), seed=6).square(), 0.1 + reals(m, seed=7).square(), reals(m, seed=8)
+    dense = torch.zeros(m, m, dtype=torch.float64).index_put_((i, j), weight)
+    dense = dense + dense.T
+    dense = torch.diag(dense.sum(1) + ridge) - dense
+    s = laplacian.newton_direction((i * m + j, weight), ridge, b, rtol=rtol)
+    assert float((dense @ s - b).norm()) <= 1.1 * rtol * float(b.norm())
+
+
+# The evidence of a batch
+
+
+def test_look_counts_every_sample_and_keeps_the_last_ones():
+    target, x = uniform(), reals(3500, 3, seed=9)
+    h = reals(40, seed=10)
+    seen = evidence.look(h, target, blocks(x), len(x), 1200, 4)
+    assert torch.equal(seen.count[0], torch.bincount(kernels.topk(x, target.points, h)[1][:, 0], minlength=40))
+    assert seen.count[1].sum() == 0
+    assert torch.equal(seen.x, x[-1200:])
+    value, index = kernels.topk(x[-1200:], target.points, h, k=4)
+    torch.testing.assert_close(seen.value, value)
+    assert torch.equal(seen.index, index)
+    assert seen.value.shape == (1200, 4)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_smoothed_masses_vary_less_and_say_by_how_much(share):
+    """Over 200 batches: the stated variance is that of the estimate, below that of hits, and the mean is near the truth.
+
+    Also where only half of a batch is looked at closely.
+    """
+    m, n, smoothing = 40, 200, 4.0
+    target = uniform(m, 8, seed=1)
+    h = -target.points.square().sum(1) / 2
+    many = reals(200_000, 8, seed=11)
+    truth = torch.bincount(kernels.topk(many, target.points, h)[1][:, 0], minlength=m) / len(many)
+    masses, stated = [], []
+    for x in many[: 200 * n].split(n):
+        seen = evidence.look(h, target, blocks(x), n, int(share * n), 4)
+        gap = float((seen.value[:, 0] - seen.value[:, 1]).mean())
+        mass, variance = evidence.smoothed_mass(
+            seen, target, torch.full((int(share * n),), 0.5 * gap, dtype=torch.float64), smoothing
+        )
+        masses.append(mass)
+        stated.append(variance)
+    masses = torch.stack(masses)
+    varied = float((masses.var(0) / target.weights).sum())
+    assert sum(stated) / len(stated) == pytest.approx(varied, rel=0.15)
+    assert varied < (0.85 if share == 1.0 else 1.0) * float((truth * (1 - truth) / target.weights).sum()) / n
+    assert float((masses.mean(0) - truth).abs().sum()) < 0.1
+
+
+def test_an_overfull_cell_is_mended_in_one_step_and_others_are_left_alone():
+    m, n = 50, 10_000
+    nu = torch.full((m,), 1 / (m - 1), dtype=torch.float64) * (1 - 1e-4)
+    nu[0] = 1e-4
+    target = sdot.DiscreteMeasure(reals(m, 2, seed=12), nu)
+    count = torch.zeros(2, m, dtype=torch.int64)
+    count[0, 1:] = (n - 40) // (m - 1)
+    count[0, 0] = n - count[0].sum()  # some 40 where one was due
+    seen = evidence.Look(count, *(torch.zeros(0, 4),) * 1, torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 2))
+    mass = count.sum(0) / n
+    corrected = evidence.correct_overfull(mass.double(), seen, target, gain=0.1)
+    assert torch.equal(corrected[1:], mass.double()[1:])
+    w = float(mass[0])
+    assert 0.1 * float(corrected[0] - nu[0]) == pytest.approx(w * math.log(w / 1e-4), rel=0.1)
+
+
+def test_a_stranded_cell_is_raised_to_where_it_is_nearly_hit():
+    target, x = uniform(20, 2, seed=13), reals(4000, 2, seed=14)
+    h = -target.points.square().sum(1) / 2
+    h[3] -= 100.0
+    seen = evidence.look(h, target, blocks(x), len(x), len(x), 4)
+    assert seen.count[0, 3] == 0
+    missed = torch.zeros(20, dtype=torch.bool)
+    missed[3] = True
+    step = evidence.raise_stranded(h, torch.zeros_like(h), missed, target, seen, 0.05)
+    assert torch.equal(step[~missed], torch.zeros(19, dtype=torch.float64))
+    scores = x @ target.points.T + h + step
+    deficit = scores.max(1).values - scores[:, 3]
+    assert 0 <= float(deficit.min()) < 4 * 0.05
+    assert float(torch.exp(-deficit / 0.05).sum()) == pytest.approx(0.2 * 4000 / 20, rel=0.05)
+
+
+# The start
+
+
+def test_annealing_does_not_move_what_it_has_no_evidence_of():
+    """A weight that no sample can speak for hardly moves, one that all speak for moves by eps log(nu / p)."""
+    y = torch.tensor([[0.0], [1.0], [1000.0]], dtype=torch.float64)
+    target = sdot.DiscreteMeasure(y, torch.tensor([0.5 - 5e-7, 0.5 - 5e-7, 1e-6], dtype=torch.float64))
+    h = torch.tensor([0.0, 0.5, -1e6], dtype=torch.float64)
+    new, hardness = annealing.anneal(h, target, [reals(2000, 1, seed=15)], 1.0)
+    p = kernels.soft_mass(reals(2000, 1, seed=15), y, h, 1.0)
+    moved = new - h
+    assert float(moved[1] - moved[0]) == pytest.approx(float((p[0] / p[1]).log()), rel=0.01)
+    assert abs(float(moved[2] - target.weights @ moved)) < 0.5  # log(nu / p) is infinite there
+    assert 0.5 < hardness < 1
+
+
+def test_the_start_is_exact_between_gaussians():
+    """Many targets drawn from N(b, C): the start's cells are nearly right, whatever b and C."""
+    a = reals(4, 4, seed=16)
+    target = sdot.DiscreteMeasure.uniform(reals(2000, 4, seed=17) @ a + 3)
+    x = reals(20_000, 4, seed=18) - 2
+    h = annealing.gaussian_heights(target, x)
+    z = target.points - target.points.mean(0)
+    S, C = torch.cov((x - x.mean(0)).T, correction=0), z.T @ z / len(z)
+    root = torch.linalg.cholesky(S)
+    # the map's matrix A is the one positive solution of A S A = C
+    e, v = torch.linalg.eigh(root.T @ C @ root)
+    A = torch.linalg.inv(root).T @ (v * e.sqrt() @ v.T) @ torch.linalg.inv(root)
+    expected = -0.5 * (z @ torch.linalg.inv(A) * z).sum(1) - z @ x.mean(0)
+    torch.testing.assert_close(h - h.mean(), expected - expected.mean(), rtol=1e-6, atol=1e-6)
+
+
+# Evenly spread points
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        sdot.UniformCube(2, -1.0, 3.0),
+        sdot.UniformBall(3, 2.0),
+        sdot.UniformBall(1),
+        sdot.Gaussian(mean=reals(2), covariance=torch.eye(2) * 3),
+    ],
+    ids=["cube", "ball", "segment", "gaussian"],
+)
+def test_from_uniform_has_the_law_of_sample(source):
+    d, like = source.dim, torch.zeros(0, dtype=torch.float64)
+    u = torch.rand(200_000, d, generator=seeded(19), dtype=torch.float64)
+    x, z = source.from_uniform(u), source.sample(200_000, like=like, generator=seeded(20))
+    assert x.shape == z.shape
+    for power in (1, 2, 4):
+        a, b = x**power, z**power
+        error = (a.var(0) + b.var(0)).sqrt() / math.sqrt(200_000)
+        assert ((a.mean(0) - b.mean(0)).abs() < 5 * error + 1e-12).all()
+    torch.testing.assert_close(x.norm(dim=1).mean(), z.norm(dim=1).mean(), rtol=0.01, atol=0)
+
+
+def test_few_evenly_spread_points_do_in_the_plane():
+    """The masses of 200 cells: a twentieth of the variance of independent samples, and two halves that say so."""
+    target = sdot.DiscreteMeasure.uniform(reals(200, 2, seed=21))
+    states = []
+    for state in sdot.iterate(sdot.Gaussian(dim=2), target, generator=seeded(22)):
+        states.append(state)
+        if state.chi2 < 0.002:
+            break
+    m, n = 200, states[-1].samples
+    judged = sdot.certify(
+        sdot.BrenierMap(target.points, states[-1].heights), sdot.Gaussian(dim=2), target, precision=1e-4, generator=seeded(23)
+    )
+    assert judged.chi2 == pytest.approx(states[-1].chi2, rel=0.5, abs=4 * judged.chi2_error)
+    assert (m - 1) / (n * judged.chi2) > 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"quasi_dim": 0}])
+def test_the_solver_reaches_the_statistical_limit(settings):
+    """eta = (m - 1) / (n chi2) at n = 100 m; 1 is what independent samples allow."""
+    m, d = 500, 2 if settings else 8
+    target = sdot.DiscreteMeasure.uniform(reals(m, d, seed=24))
+    for state in sdot.iterate(sdot.Gaussian(dim=d), target, sdot.Newton(**settings), generator=seeded(25)):
+        if state.samples >= 100 * m:
+            break
+    T = sdot.BrenierMap(target.points, state.heights)
+    judged = sdot.certify(T, sdot.Gaussian(dim=d), target, precision=2e-4, generator=seeded(26))
+    assert (m - 1) / (state.samples * judged.chi2) > (0.4 if settings else 0.7)
+    assert judged.empty_cells == 0
