@@ -77,16 +77,16 @@ def _soft(
     """Fill the tensors that are given; return the sums of the masses where they are asked for."""
     c, x, (n, d), scale = compiled(x), x.contiguous(), x.shape, math.log2(math.e) / eps
     panels, heights = packed(c, y, c.lanes()), filled(h * scale, c.lanes())
-    masses: list[Tensor] = []
+    masses: dict[int, Tensor] = {}  # by first row: the order of the sum must not depend on who is first
 
     def run(i: int, end: int) -> None:
         own = torch.zeros(len(heights) if mass else 0, dtype=torch.float64)
-        masses.append(own)
+        masses[i] = own
         outputs = (own.data_ptr() if mass else None, _at(average, i), _at(top, i), _at(total, i))
         _check(c.soft(_at(x, i), end - i, d, scale, panels.data_ptr(), heights.data_ptr(), len(heights), *outputs))
 
     _divide(run, n, n * len(h) * (d + 10))
-    return torch.stack(masses).sum(0)
+    return torch.stack([masses[i] for i in sorted(masses)]).sum(0)
 
 
 def compiled(like: Tensor) -> ctypes.CDLL:
