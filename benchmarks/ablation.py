@@ -39,10 +39,14 @@ def main() -> None:
         for name in problems:
             if table.find(change=change, problem=name):
                 continue
-            rows = [row for seed in range(options.seeds) for row in run(make(name, seed), sdot.Newton(**settings), options.most)]
+            rows = [
+                row for seed in range(options.seeds) for row in run(make(name, seed), sdot.Newton(**settings), options.most)
+            ]
             for row in summarise(rows):
                 table.add({"change": change, "settings": settings, "problem": name, **row})
-                print(f"{change:40s} {name:18s} n/m >= {row['mark']:4d}  eta {row['eta_mean']:.2f} (least {row['eta_min']:.2f})")
+                print(
+                    f"{change:40s} {name:18s} n/m >= {row['mark']:4d}  eta {row['eta_mean']:.2f} (least {row['eta_min']:.2f})"
+                )
     print(f"wrote {table.save().name}")
 
 

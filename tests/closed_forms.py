@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 import sdot
 from sdot import kernels
-from sdot.solvers.laplacian import facet_edges
+from sdot.solvers.laplacian import facet_edges, soft_hits
 
 
 def seeded(seed: int) -> Generator:
@@ -458,8 +458,8 @@ def laplacian(p: Problem, n: int, share: float, seed: int = 0) -> Tensor:
     value, index = kernels.topk(p.sample(n, seed), p.target.points, p.heights, k=min(6, m))
     gap = value[:, 0] - value[:, 1]
     delta = (gap.kthvalue(max(1, round(share * n))).values / 3).expand(n)
-    edge, density = facet_edges(value, index, delta, m, torch.float64)
-    adjacency = torch.zeros(m * m, dtype=torch.float64).index_copy_(0, edge, density / n).view(m, m)
+    (i, j), density = facet_edges(soft_hits(value, delta), index, delta, m)
+    adjacency = torch.zeros(m, m, dtype=torch.float64).index_put_((i, j), density / n)
     adjacency = adjacency + adjacency.T
     return torch.diag(adjacency.sum(1)) - adjacency
 

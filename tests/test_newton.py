@@ -39,11 +39,12 @@ def test_facet_edges_are_the_hessian_of_the_softened_energy():
 
     hessian = torch.autograd.functional.hessian(energy, h)
     value, index = kernels.topk(x, y, h, k=m)
-    edge, weight = laplacian.facet_edges(value, index, torch.full((n,), delta, dtype=torch.float64), m, torch.float64)
+    temperature = torch.full((n,), delta, dtype=torch.float64)
+    (i, j), weight = laplacian.facet_edges(laplacian.soft_hits(value, temperature), index, temperature, m)
     # pairs below FAINT are left out: each of the n samples loses at most FAINT / delta
-    torch.testing.assert_close(weight, -hessian[edge // m, edge % m], atol=n * laplacian.FAINT / delta, rtol=0)
-    assert (edge // m < edge % m).all()
-    assert (edge.diff() > 0).all()
+    torch.testing.assert_close(weight, -hessian[i, j], atol=n * laplacian.FAINT / delta, rtol=0)
+    assert (i < j).all()
+    assert ((i * m + j).diff() > 0).all()
 
 
 def test_facet_edges_do_not_depend_on_the_temperature_when_it_is_small():
@@ -53,19 +54,24 @@ def test_facet_edges_do_not_depend_on_the_temperature_when_it_is_small():
     density = math.exp(-1 / 8) / math.sqrt(2 * math.pi) / 2
     value, index = kernels.topk(x, y, h, k=2)
     for delta in (0.02, 0.1):
-        _, weight = laplacian.facet_edges(value, index, torch.full((n,), delta, dtype=torch.float64), 2, torch.float64)
+        temperature = torch.full((n,), delta, dtype=torch.float64)
+        _, weight = laplacian.facet_edges(laplacian.soft_hits(value, temperature), index, temperature, 2)
         assert float(weight) / n == pytest.approx(density, rel=0.05)
 
 
 def test_edges_are_summed_and_sorted():
-    key = torch.tensor([7, 1, 7, 3, 1, 7])
+    pairs = torch.tensor([[1, 0, 1, 0, 0, 1], [2, 1, 2, 3, 1, 2]])
     weight = torch.tensor([1.0, 2, 4, 8, 16, 32], dtype=torch.float64)
-    edge, total = laplacian.sum_edges(key, weight, 5)
-    assert edge.tolist() == [1, 3, 7]
-    assert total.tolist() == [18, 8, 37]
-    edge, total = laplacian.strongest((edge, total), 2)
-    assert edge.tolist() == [1, 7]
-    assert total.tolist() == [18, 37]
+    edges = laplacian.sum_edges(pairs, weight, 5)
+    assert edges[0].T.tolist() == [[0, 1], [0, 3], [1, 2]]
+    assert edges[1].tolist() == [18, 8, 37]
+    assert laplacian.sum_by_cell(*edges, 5).tolist() == [26, 55, 37, 8, 0]
+    more = laplacian.add_edges(edges, (torch.tensor([[0, 3], [3, 4]]), torch.tensor([1.0, 1], dtype=torch.float64)), 5)
+    assert more[0].T.tolist() == [[0, 1], [0, 3], [1, 2], [3, 4]]
+    assert more[1].tolist() == [18, 9, 37, 1]
+    few = laplacian.strongest(more, 2)
+    assert few[0].T.tolist() == [[0, 1], [1, 2]]
+    assert few[1].tolist() == [18, 37]
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-10])
@@ -78,7 +84,7 @@ def test_newton_direction_solves_the_system(rtol):
     dense = torch.zeros(m, m, dtype=torch.float64).index_put_((i, j), weight)
     dense = dense + dense.T
     dense = torch.diag(dense.sum(1) + ridge) - dense
-    s = laplacian.newton_direction((i * m + j, weight), ridge, b, rtol=rtol)
+    s = laplacian.newton_direction((torch.stack([i, j]), weight), ridge, b, rtol=rtol)
     assert float((dense @ s - b).norm()) <= 1.1 * rtol * float(b.norm())
 
 
@@ -113,9 +119,8 @@ def test_smoothed_masses_vary_less_and_say_by_how_much(share):
     for x in many[: 200 * n].split(n):
         seen = evidence.look(h, target, blocks(x), n, int(share * n), 4)
         gap = float((seen.value[:, 0] - seen.value[:, 1]).mean())
-        mass, variance = evidence.smoothed_mass(
-            seen, target, torch.full((int(share * n),), 0.5 * gap, dtype=torch.float64), smoothing
-        )
+        soft = laplacian.soft_hits(seen.value, torch.full((len(seen.value),), 0.5 * gap, dtype=torch.float64))
+        mass, variance = evidence.smoothed_mass(seen, target, soft, smoothing)
         masses.append(mass)
         stated.append(variance)
     masses = torch.stack(masses)

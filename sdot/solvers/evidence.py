@@ -62,12 +62,12 @@ def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
 
 
 def smoothed_mass(
-    seen: Look, target: DiscreteMeasure, delta: Float[Tensor, " l"], smoothing: float
+    seen: Look, target: DiscreteMeasure, soft: Float[Tensor, "l k"], smoothing: float
 ) -> tuple[Float[Tensor, " m"], float]:
     """Masses of the cells, and the variance sum_i Var(w_i) / nu_i of the estimate.
 
-    A hit is 0 or 1; the softmax over a sample's best scores at temperature delta says the same with far less noise, and a
-    bias of the order of delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
+    A hit is 0 or 1; a sample's soft hits, at temperature delta, say the same with far less noise and a bias of the order of
+    delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
     w = b (share of hits) + (1 - b) (mean soft hit), the latter kept to what the hits do not contradict.
     """
     nu, looked = target.weights, len(seen.value)
@@ -75,7 +75,6 @@ def smoothed_mass(
     b = n * nu / (n * nu + smoothing)
     hits = seen.count.sum(0).to(nu) / n
     cell = seen.index.flatten()
-    soft = torch.softmax((seen.value - seen.value[:, :1]) / delta[:, None].to(seen.value), dim=1).to(nu)
     mean_soft = torch.zeros_like(nu).index_add_(0, cell, soft.flatten()) / looked
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()

@@ -14,81 +14,111 @@ samples a cell suffice for a good Newton direction.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import scipy.sparse
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Edges = tuple[Tensor, Tensor]  # keys i * m + j with i < j, increasing, (e,), and their weights, (e,)
+Edges = tuple[Tensor, Tensor]  # pairs of cells i < j in increasing order, (2, e), and their weights, (e,)
 FAINT = 0.01  # a pair of cells below this share of sigma_i sigma_j is not worth an edge
 
 
-def facet_edges(
-    value: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int, dtype: torch.dtype
-) -> Edges:
+def soft_hits(value: Float[Tensor, "n k"], delta: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:
+    """sigma = softmax(value / delta) for decreasing scores, in float64: the share of each sample that its k best cells hit."""
+    weight = ((value - value[:, :1]).to(delta) / delta[:, None]).exp_()
+    return weight / (weight @ weight.new_ones(value.shape[1]))[:, None]  # sums over so few are slow
+
+
+def facet_edges(sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int) -> Edges:
     """Sum over the samples of sigma_i sigma_j / delta for all pairs of cells among each sample's k best.
 
     Args:
-        value: The k best scores of every sample, decreasing.
-        index: The cells that they belong to.
+        sigma: The soft hits of every sample in its k best cells.
+        index: Those cells.
         delta: Temperature for every sample, in the units of the scores.
         m: Number of cells.
-        dtype: Of the weights.
     """
-    sigma = torch.softmax((value - value[:, :1]) / delta[:, None], dim=1)
-    keys, weights = [], []
+    first, second, weights = [], [], []
     for a in range(index.shape[1]):
         for b in range(a + 1, index.shape[1]):
             product = sigma[:, a] * sigma[:, b]
-            near = product > FAINT
+            near = (product > FAINT).nonzero()[:, 0]
             i, j = index[near, a], index[near, b]
-            keys.append(torch.minimum(i, j) * m + torch.maximum(i, j))
-            weights.append(product[near].to(dtype) / delta[near].to(dtype))
-    return sum_edges(torch.cat(keys), torch.cat(weights), m)
+            first.append(torch.minimum(i, j))
+            second.append(torch.maximum(i, j))
+            weights.append(product[near] / delta[near])
+    return sum_edges(torch.stack([torch.cat(first), torch.cat(second)]), torch.cat(weights), m)
 
 
-def sum_edges(key: Int[Tensor, " p"], weight: Float[Tensor, " p"], m: int) -> Edges:
-    """Edges from keys in any order with repetitions; weights of equal keys are added."""
-    if key.is_cuda or key.device.type == "mps":
-        edge, place = torch.unique(key, return_inverse=True)
-        return edge, torch.zeros(len(edge), dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
-    ends = ((key // m).numpy(), (key % m).numpy())
-    matrix = scipy.sparse.coo_matrix((weight.numpy(), ends), shape=(m, m)).tocsr()  # linear time: only rows are sorted
-    matrix.sort_indices()
-    row = torch.repeat_interleave(torch.arange(m), torch.from_numpy(matrix.indptr).long().diff())
-    return row * m + torch.from_numpy(matrix.indices).long(), torch.from_numpy(matrix.data)
+def sum_edges(pairs: Int[Tensor, "2 p"], weight: Float[Tensor, " p"], m: int) -> Edges:
+    """Edges from pairs in any order with repetitions; weights of equal pairs are added."""
+    if not _on_cpu(weight):
+        key, place = torch.unique(pairs[0] * m + pairs[1], return_inverse=True)
+        total = torch.zeros(len(key), dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
+        return torch.stack([key // m, key % m]), total
+    return _edges(scipy.sparse.coo_matrix((weight.numpy(), tuple(pairs.numpy())), shape=(m, m)).tocsr())
+
+
+def add_edges(a: Edges, b: Edges, m: int) -> Edges:
+    """The union of two lists of edges; weights of common edges are added."""
+    if not _on_cpu(a[1]):
+        return sum_edges(torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]]), m)
+    return _edges(_upper(a, m) + _upper(b, m))
 
 
 def strongest(edges: Edges, most: int) -> Edges:
     """At most `most` edges, those of largest weight."""
-    edge, weight = edges
-    if len(edge) <= most:
+    pairs, weight = edges
+    if len(weight) <= most:
         return edges
     kept = weight.topk(most).indices.sort().values
-    return edge[kept], weight[kept]
+    return pairs[:, kept], weight[kept]
 
 
 def newton_direction(
     edges: Edges, ridge: Float[Tensor, " m"], residual: Float[Tensor, " m"], *, rtol: float = 1e-2
 ) -> Float[Tensor, " m"]:
     """Solve (L + diag(ridge)) s = residual for the weighted graph Laplacian L, by conjugate gradients."""
-    (edge, weight), m = edges, len(ridge)
-    i, j = edge // m, edge % m
-    diagonal = ridge.clone().index_add_(0, i, weight).index_add_(0, j, weight)
-    neighbours = symmetric_product(i, j, weight, m)
+    diagonal = ridge + sum_by_cell(edges[0], edges[1], len(ridge))
+    neighbours = symmetric_product(edges, len(ridge))
     return conjugate_gradients(lambda s: diagonal * s - neighbours(s), residual, diagonal, rtol=rtol, max_iterations=500)
 
 
-def symmetric_product(
-    i: Int[Tensor, " e"], j: Int[Tensor, " e"], weight: Float[Tensor, " e"], m: int
-) -> Callable[[Tensor], Tensor]:
+def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) -> Float[Tensor, " m"]:
+    """The sum of the weights of every cell's edges."""
+    return sum(torch.bincount(end, weights=weight, minlength=m) for end in pairs)  # type: ignore[return-value]
+
+
+def symmetric_product(edges: Edges, m: int) -> Callable[[Tensor], Tensor]:
     """s -> A s for the m x m matrix with entries (i, j) and (j, i)."""
-    if weight.is_cuda or weight.device.type == "mps":
+    (i, j), weight = edges
+    if not _on_cpu(weight):
         return lambda s: torch.zeros_like(s).index_add_(0, i, weight * s[j]).index_add_(0, j, weight * s[i])
-    upper = scipy.sparse.coo_matrix((weight.numpy(), (i.numpy(), j.numpy())), shape=(m, m)).tocsr()
-    both = (upper + upper.T).tocsr()
-    return lambda s: torch.from_numpy(both @ s.numpy())
+    upper = _upper(edges, m)
+    lower = upper.T
+    return lambda s: torch.from_numpy(upper @ s.numpy() + lower @ s.numpy())
+
+
+def _on_cpu(t: Tensor) -> bool:
+    """Where scipy adds sparse matrices in linear time; elsewhere pairs are sorted."""
+    return t.device.type == "cpu"
+
+
+def _upper(edges: Edges, m: int) -> Any:
+    """The upper triangle as a scipy matrix in compressed rows; the pairs are in order already."""
+    (i, j), weight = edges
+    starts = torch.zeros(m + 1, dtype=torch.int64)
+    starts[1:] = torch.bincount(i, minlength=m).cumsum(0)
+    return scipy.sparse.csr_matrix((weight.numpy(), j.numpy(), starts.numpy()), shape=(m, m))
+
+
+def _edges(upper: Any) -> Edges:
+    """Back from a scipy matrix."""
+    upper.sort_indices()
+    rows = torch.repeat_interleave(torch.arange(upper.shape[0]), torch.from_numpy(upper.indptr).long().diff())
+    return torch.stack([rows, torch.from_numpy(upper.indices).long()]), torch.from_numpy(upper.data)
 
 
 def conjugate_gradients(

@@ -24,7 +24,7 @@ from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, look, mean_gap, raise_stranded, smoothed_mass, typical_jump
-from .laplacian import facet_edges, newton_direction, strongest, sum_edges
+from .laplacian import add_edges, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
 
@@ -37,7 +37,7 @@ class NewtonState(State):
         eps: Temperature; 0 once annealed.
         hardness: What the last annealing pass reported, see `anneal`.
         batch: Samples of the next step.
-        edges: Pairs of neighbouring cells, i * m + j with i < j, increasing.
+        edges: Pairs of neighbouring cells i < j, in increasing order.
         facets: Sum of their facet weights over the samples seen, see `facet_edges`.
         exposure: How many samples that is worth, cell by cell: less and less as the cell moves on.
         hits: How often the cell was best or second among those.
@@ -51,7 +51,7 @@ class NewtonState(State):
     eps: float = 0.0
     hardness: float = 0.0
     batch: int = 0
-    edges: Int[Tensor, " e"]
+    edges: Int[Tensor, "2 e"]
     facets: Float[Tensor, " e"]
     exposure: Float[Tensor, " m"]
     hits: Float[Tensor, " m"]
@@ -105,7 +105,7 @@ class Newton:
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
-            edges=torch.zeros(0, dtype=torch.int64, device=h.device),
+            edges=torch.zeros(2, 0, dtype=torch.int64, device=h.device),
             facets=h.new_zeros(0),
             exposure=h.new_zeros(m),
             hits=h.new_zeros(m),
@@ -150,8 +150,8 @@ class Newton:
         # the filter: what was predicted and what is measured weigh equally, since a prediction can be wrong
         signal = measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
-        state, gap = self._learn(state, seen, target)
-        mass, noise = smoothed_mass(seen, target, self.layer * gap, self.smoothing)
+        state, gap, soft = self._learn(state, seen, target)
+        mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
         gain = max(0.01, signal / (signal + noise))
         mass = correct_overfull(mass, seen, target, gain)
         direction = self._direction(state, target, mass)
@@ -179,8 +179,8 @@ class Newton:
         seen = look(state.heights, target, draw.even(n, state.points), n, 4 * self._detail(target), self.neighbours)
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
-        state, gap = self._learn(state, seen, target)
-        mass, _ = smoothed_mass(seen, target, self.layer * gap, self.smoothing)
+        state, gap, soft = self._learn(state, seen, target)
+        mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
@@ -198,30 +198,37 @@ class Newton:
             residual=residual,
         )
 
-    def _learn(self, state: NewtonState, seen: Look, target: DiscreteMeasure) -> tuple[NewtonState, Float[Tensor, " l"]]:
-        """Take the samples looked at into the running Hessian. Also returns, for each, the mean gap in the cells beside it."""
+    def _learn(
+        self, state: NewtonState, seen: Look, target: DiscreteMeasure
+    ) -> tuple[NewtonState, Float[Tensor, " l"], Float[Tensor, "l k"]]:
+        """Take the samples looked at into the running Hessian.
+
+        Also returns, for each of them, the mean gap in the cells beside it and its soft hits.
+        """
         m, first, second = len(target), seen.index[:, 0], seen.index[:, 1]
         gap = (seen.value[:, 0] - seen.value[:, 1]).to(state.gaps)
         count = torch.bincount(first, minlength=m).to(gap)
         gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).index_add_(0, first, gap)])
         scale = mean_gap(gaps)
         beside = torch.minimum(scale[first], scale[second])
-        new, weight = facet_edges(seen.value, seen.index, self.layer * beside, m, gap.dtype)
-        merged = sum_edges(torch.cat([state.edges, new]), torch.cat([state.facets, weight]), m)
-        edges, facets = strongest(merged, self.edges_per_target * m)
-        return replace(
+        delta = self.layer * beside
+        soft = soft_hits(seen.value, delta)
+        new = facet_edges(soft, seen.index, delta, m)
+        edges, facets = strongest(add_edges((state.edges, state.facets), new, m), self.edges_per_target * m)
+        state = replace(
             state,
             edges=edges,
             facets=facets,
             exposure=state.exposure + len(gap),
             hits=state.hits + count + torch.bincount(second, minlength=m),
             gaps=gaps,
-        ), beside
+        )
+        return state, beside, soft
 
     def _direction(self, state: NewtonState, target: DiscreteMeasure, mass: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        nu, m = target.weights, len(target)
-        i, j = state.edges // m, state.edges % m
-        weight = state.facets / (state.exposure[i] * state.exposure[j]).sqrt()
+        nu, root = target.weights, state.exposure.sqrt()
+        i, j = state.edges
+        weight = state.facets / (root[i] * root[j])
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
         ridge = self.ridge * (nu + 1 / state.exposure) / mean_gap(state.gaps) / (1 + state.hits)
         residual = nu - mass
@@ -236,16 +243,15 @@ class Newton:
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
-        m = len(step)
-        i, j = state.edges // m, state.edges % m
-        pull = state.facets * (step[i] - step[j]).abs()
-        weight = torch.zeros_like(step).index_add_(0, i, state.facets).index_add_(0, j, state.facets)
-        moved = torch.zeros_like(step).index_add_(0, i, pull).index_add_(0, j, pull) / weight.clamp_min(1e-300)
-        moved = torch.where(weight > 0, moved, step.abs())
+        m, (i, j) = len(step), state.edges
+        weight = sum_by_cell(state.edges, state.facets, m)
+        pull = sum_by_cell(state.edges, state.facets * (step[i] - step[j]).abs(), m)
+        moved = torch.where(weight > 0, pull / weight.clamp_min(1e-300), step.abs())
         kept = torch.exp(-0.3 * moved / mean_gap(state.gaps))
+        root = kept.sqrt()
         return replace(
             state,
-            facets=state.facets * (kept[i] * kept[j]).sqrt(),
+            facets=state.facets * (root[i] * root[j]),
             exposure=state.exposure * kept,
             hits=state.hits * kept,
         )
