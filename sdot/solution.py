@@ -18,10 +18,11 @@ from . import _checks, kernels
 from .certificate import Certificate, certify
 from .checkpoint import Checkpoint, Record, fingerprint, restore
 from .maps import BrenierMap
-from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed, mix
+from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed, first_of_equal, mix
 from .solvers import Newton, Solver, State
 
 CERTIFY, CENTRE = -1, -2  # keys of samples that belong to no step
+FIRST = 4096  # samples that are looked at before a run
 
 
 class ConvergenceWarning(UserWarning):
@@ -156,13 +157,18 @@ def solve(
         run.map(state), certificate, tuple(history), time.monotonic() - started, "tol" if certificate.chi2 <= tol else reason
     )
     if not solution.converged:
-        warnings.warn(_advice(solution, tol, budget, patience), ConvergenceWarning, stacklevel=2)
+        warnings.warn(_advice(solution, run.values, tol, budget, patience), ConvergenceWarning, stacklevel=2)
     return solution
 
 
-def _advice(solution: Solution, tol: float, budget: int, patience: float) -> str:
+def _advice(solution: Solution, values: int, tol: float, budget: int, patience: float) -> str:
     c, samples = solution.certificate, solution.history[-1].samples if solution.history else 0
     head = f"chi2 = {c.chi2:.3g} +- {c.chi2_error:.1g} was reached, tol = {tol:.3g} was wanted"
+    if values <= FIRST // 2:
+        return (
+            f"{head}: the source has atoms ({values:,} distinct values among {FIRST:,} samples), and what lies on one point "
+            f"cannot be shared among targets. Raise tol, or let the sampler add a little noise."
+        )
     if solution.reason == "diverged":
         return f"{head}: a step gave heights that are not numbers; rescale the points or use a smaller step."
     spent = f"max_samples = {budget:,}" if solution.reason == "max_samples" else f"max_seconds = {patience:g}"
@@ -190,8 +196,9 @@ class _Run:
         self.target = target.restrict(self.support).to(kernels.precise(self.like).dtype).centred()
 
     def start(self) -> Any:
-        (x,) = Draw(self.source, self.like, self.seed, CENTRE)(4096)
+        (x,) = Draw(self.source, self.like, self.seed, CENTRE)(FIRST)
         self.centre = x.mean(0).to(self.target.points)  # any point will do: a better one saves digits, no more
+        self.values = int((first_of_equal(x) == torch.arange(len(x), device=x.device)).sum())
         draw = self._draw(0)
         state = self.solver.init(self.target, draw)
         return replace(state, samples=draw.count)

@@ -55,10 +55,16 @@ def look(
 
 
 def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
-    """Mean gap between best and second score in every cell, drawn to the mean of all where few samples were seen."""
+    """Mean gap between best and second score in every cell, drawn to that of a typical cell where few samples were seen.
+
+    Gaps may differ by many orders of magnitude from cell to cell, so all but the mean within a cell is done with logarithms.
+    """
     count, total = gaps
-    mean: Tensor = ((total + 2 * total.sum() / count.sum()) / (count + 2)).clamp_min(1e-300)
-    return mean
+    least = 1e-12 * total.sum() / count.sum()  # samples on a facet have no gap at all
+    log = (total / count.clamp_min(1e-300)).clamp_min(least.clamp_min(1e-300)).log()
+    trust = count / (count + 2)
+    typical = trust @ log / trust.sum()
+    return torch.lerp(typical.expand_as(log), log, trust).exp()
 
 
 def smoothed_mass(
