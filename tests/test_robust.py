@@ -149,6 +149,11 @@ def test_one_target_takes_nearly_everything_and_is_solved(source: sdot.Source):
     assert_solved(source, heavy(500, source.dim))
 
 
+@pytest.mark.xfail(strict=True, reason="light cells of the plane: solved before gaps were averaged as logarithms, not since")
+def test_one_target_takes_nearly_everything_in_the_plane_and_is_solved():
+    assert_solved(sdot.UniformCube(2), heavy(500, 2), max_samples=20_000)
+
+
 @pytest.mark.parametrize("d", [2, 8, 16])
 def test_weights_over_eight_decades(d: int):
     """Each weight above one in a thousand is met, on samples drawn here."""
