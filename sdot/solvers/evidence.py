@@ -113,12 +113,19 @@ def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeas
 
 
 def typical_jump(direction: Float[Tensor, " m"], seen: Look, gap: Float[Tensor, " l"]) -> float:
-    """How far a step moves facets, in units of the mean gap beside them: the 99 % quantile over the samples looked at.
+    """How far a step moves facets, in units of how far from them the samples are.
 
+    A sample changes its cell when the height difference of its two best cells changes by more than its gap; samples on a facet
+    count by the mean gap beside it. Such a jump is 1 at most for 99 % of the samples and 1/3 for half of them when this is 1.
     Neighbours may rise together as far as they like: only differences move facets.
     """
-    jump = (direction[seen.index[:, 0]] - direction[seen.index[:, 1]]).abs() / gap
-    return float(jump.kthvalue(math.ceil(0.99 * len(jump))).values)
+    own = (seen.value[:, 0] - seen.value[:, 1]).to(gap)
+    jump = (direction[seen.index[:, 0]] - direction[seen.index[:, 1]]).abs() / torch.maximum(gap, own)
+    return max(quantile(jump, 0.99), 3 * quantile(jump, 0.5))
+
+
+def quantile(x: Float[Tensor, " n"], q: float) -> float:
+    return float(x.kthvalue(math.ceil(q * len(x))).values)
 
 
 def raise_stranded(

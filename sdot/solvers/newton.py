@@ -93,7 +93,7 @@ class Newton:
     layer: float = 0.5
     smoothing: float = 4.0
     ridge: float = 0.3
-    reach: float = 3.0
+    reach: float = 1.0
     edges_per_target: int = 128
     quasi_dim: int = 3
 
