@@ -23,7 +23,7 @@ from torch import Tensor
 from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
-from .evidence import Look, correct_overfull, look, mean_gap, raise_stranded, smoothed_mass, typical_jump
+from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import add_edges, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
@@ -43,6 +43,8 @@ class NewtonState(State):
         hits: How often the cell was best or second among those.
         gaps: Running count of the samples in each cell, and sum of the gaps between their best and second score.
         optimism: By what factor predictions of chi^2 have been too low of late.
+        before: The heights before the last step over evenly spread points.
+        damping: Factor on `reach` there, small after a step that went too far.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
         residual: chi^2 of the masses that they gave before the last step.
@@ -57,6 +59,8 @@ class NewtonState(State):
     hits: Float[Tensor, " m"]
     gaps: Float[Tensor, "2 m"]
     optimism: float = 1.0
+    before: Float[Tensor, " m"]
+    damping: float = 1.0
     points: int = 0
     passes: int = 0
     residual: float = math.inf
@@ -78,7 +82,7 @@ class Newton:
         layer: Temperature at which facets are seen, in units of the mean gap between best and second score.
         smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits.
         ridge: Regularisation of the Hessian where a cell has no hits, in units of nu_i / (mean gap).
-        reach: Longest step, as the change of the height difference between neighbours, in units of the mean gap there.
+        reach: Longest step, see `typical_jump`.
         edges_per_target: Most edges of the Hessian that are kept, per target.
         quasi_dim: Up to this dimension a source that has `from_uniform` is drawn from evenly spread points.
     """
@@ -93,7 +97,7 @@ class Newton:
     layer: float = 0.5
     smoothing: float = 4.0
     ridge: float = 0.3
-    reach: float = 1.0
+    reach: float = 2.0
     edges_per_target: int = 128
     quasi_dim: int = 3
 
@@ -102,6 +106,7 @@ class Newton:
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 1000))))
         return NewtonState(
             heights=centre(h, target),
+            before=h,
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
@@ -182,8 +187,10 @@ class Newton:
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
+        if n == state.points and residual > 4 * max(state.residual, floor):  # the last step went too far: take it back
+            return replace(state, heights=state.before, damping=state.damping / 8, passes=state.passes + 1, residual=math.inf)
         direction = self._direction(state, target, mass)
-        length = min(1.0, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
+        length = min(1.0, state.damping * self.reach / max(typical_jump(direction, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         stalled = n == state.points and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
@@ -193,6 +200,8 @@ class Newton:
             heights=centre(state.heights + step, target),
             chi2=floor + left,
             batch=math.ceil(1.5 * n) if settled else n,
+            before=state.heights,
+            damping=min(1.0, 2 * state.damping),
             points=n,
             passes=0 if settled else state.passes + 1,
             residual=residual,
@@ -210,7 +219,7 @@ class Newton:
         count = torch.bincount(first, minlength=m).to(gap)
         gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).index_add_(0, first, gap)])
         scale = mean_gap(gaps)
-        beside = torch.minimum(scale[first], scale[second])
+        beside = pair_gap(first, second, gap, torch.minimum(scale[first], scale[second]))
         delta = self.layer * beside
         soft = soft_hits(seen.value, delta)
         new = facet_edges(soft, seen.index, delta, m)
