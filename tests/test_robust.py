@@ -117,10 +117,9 @@ def test_a_clump_ends_with_the_truth(d: int, dtype: torch.dtype):
     assert_honest(sdot.Gaussian(dim=d), uniform(clump(d, 200).to(dtype)), max_samples=40_000)
 
 
-@pytest.mark.xfail(strict=True, reason="steps are kept short by the facets between the clump and the others")
 @pytest.mark.parametrize("d", GAUSSIAN)
 def test_a_clump_is_solved(d: int):
-    assert_solved(sdot.Gaussian(dim=d), uniform(clump(d, 200)), tol=0.05, max_samples=40_000)
+    assert_solved(sdot.Gaussian(dim=d), uniform(clump(d, 200)), tol=0.05, max_samples=400_000)
 
 
 @pytest.mark.parametrize("source", [sdot.Gaussian(dim=8), sdot.UniformCube(8)], ids=["gaussian", "cube"])
@@ -149,7 +148,6 @@ def test_one_target_takes_nearly_everything_and_is_solved(source: sdot.Source):
     assert_solved(source, heavy(500, source.dim))
 
 
-@pytest.mark.xfail(strict=True, reason="light cells of the plane: solved before gaps were averaged as logarithms, not since")
 def test_one_target_takes_nearly_everything_in_the_plane_and_is_solved():
     assert_solved(sdot.UniformCube(2), heavy(500, 2), max_samples=20_000)
 
