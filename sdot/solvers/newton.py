@@ -91,7 +91,7 @@ class Newton:
     anneal_until: float = 0.6
     first_batch: float = 2.0
     growth: float = 0.2
-    max_batch: float = 64.0
+    max_batch: float = 1000.0
     detail: float = 6.0
     neighbours: int = 4
     layer: float = 0.5
@@ -150,10 +150,10 @@ class Newton:
     def _newton(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         m, n = len(target), state.batch
         seen = look(state.heights, target, ((0, x) for x in draw(n)), n, self._detail(target), self.neighbours)
-        measured = max(0.0, batch_chi2(seen.count[0], target))
-        surprise = measured - state.chi2 > 4 * (math.sqrt(2 * (m - 1)) / n + math.sqrt(measured / n))
+        measured = batch_chi2(seen.count[0], target)
+        surprise = measured - state.chi2 > 4 * (math.sqrt(2 * (m - 1)) / n + math.sqrt(max(0.0, measured) / n))
         # the filter: what was predicted and what is measured weigh equally, since a prediction can be wrong
-        signal = measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2
+        signal = max(0.0, measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2)
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
         state, gap, soft = self._learn(state, seen, target)
         mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
