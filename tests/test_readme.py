@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 README = Path(__file__).parent.parent / "README.md"
@@ -23,11 +24,21 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert names["solution"].converged
 
 
+@pytest.mark.parametrize("page", sorted((README.parent / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec(compile(block, page.name, "exec"), names)
+    assert "solution" not in names or names["solution"].converged
+
+
 def test_the_first_block_is_short():
     first = re.search(r"```python\n(.*?)```", README.read_text(), re.S).group(1)
     assert len([line for line in first.splitlines() if line.strip()]) <= 15
 
 
-def test_every_local_link_leads_somewhere():
-    for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", README.read_text()):
-        assert (README.parent / link).exists(), link
+@pytest.mark.parametrize("page", [README, *sorted((README.parent / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_every_local_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(((?!http|#)[^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
