@@ -81,7 +81,7 @@ def summary(found: dict[str, Any], out: Path) -> list[str]:
         wrong, blends = 100 * ot["certificate"]["tv_bound"], 100 * ot["blends"]
         worst = 100 * max(abs(a - b) for a, b in zip(ot["class_shares"], ot["class_shares_of_map"], strict=True))
         lines += [
-            f"transport    noise onto the codes in {ot['seconds']:.0f} s; at most {wrong:.1f} % of it goes to a wrong code",
+            f"transport    noise onto the codes in {ot['seconds']:.1f} s; at most {wrong:.1f} % of it goes to a wrong code",
             f"certificate  {ot['summary']}",
             f"new digits   {blends:.0f} % blend several codes; every class keeps its share of the data within {worst:.1f} %",
         ]
