@@ -156,8 +156,6 @@ def raise_stranded(
     rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets.
     """
     stranded = missed.nonzero()[:, 0]
-    if len(stranded) == 0:
-        return step
     captured = kernels.soft_potential(target.points[stranded], seen.x, -seen.value[:, 0], delta).to(step)
     wanted = delta * (0.2 * len(seen.x) * target.weights[stranded]).log() - captured - h[stranded]
     return step.index_copy(0, stranded, torch.maximum(step[stranded], wanted))
