@@ -44,10 +44,9 @@ class NewtonState(State):
         gaps: Running count of the samples in each cell, and sum of the gaps between their best and second score.
         optimism: By what factor predictions of chi^2 have been too low of late.
         before: The heights before the last step over evenly spread points.
-        damping: Factor on `reach` there, small after a step that went too far.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
-        residual: chi^2 of the masses that they gave before the last step.
+        residual: chi^2 of the masses that they gave there.
     """
 
     eps: float = 0.0
@@ -60,7 +59,6 @@ class NewtonState(State):
     gaps: Float[Tensor, "2 m"]
     optimism: float = 1.0
     before: Float[Tensor, " m"]
-    damping: float = 1.0
     points: int = 0
     passes: int = 0
     residual: float = math.inf
@@ -160,7 +158,7 @@ class Newton:
         gain = max(0.01, signal / (signal + noise))
         mass = correct_overfull(mass, seen, target, gain)
         direction = self._direction(state, target, mass)
-        length = min(gain, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
+        length = min(gain, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         total = state.samples + draw.count
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain < 0.25 else n
@@ -187,21 +185,22 @@ class Newton:
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
-        if n == state.points and residual > 4 * max(state.residual, floor):  # the last step went too far: take it back
-            return replace(state, heights=state.before, damping=state.damping / 8, passes=state.passes + 1, residual=math.inf)
+        if n == state.points and residual > max(state.residual, floor) and state.passes < MOST_PASSES:  # too far: go back
+            heights = torch.lerp(state.before, state.heights, 0.3)
+            return replace(state, heights=heights, passes=state.passes + 1)
         direction = self._direction(state, target, mass)
-        length = min(1.0, state.damping * self.reach / max(typical_jump(direction, seen, gap), 1e-300))
+        length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        stalled = n == state.points and residual > 0.5 * state.residual
+        shrinking = min(1.0, residual / state.residual) if n == state.points else 0.1
+        stalled = shrinking > 0.5
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
-        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + (0.5 if stalled else 0.1)) * residual
+        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + shrinking) * residual
         return replace(
             self._forget(state, step),
             heights=centre(state.heights + step, target),
             chi2=floor + left,
             batch=math.ceil(1.5 * n) if settled else n,
             before=state.heights,
-            damping=min(1.0, 2 * state.damping),
             points=n,
             passes=0 if settled else state.passes + 1,
             residual=residual,
