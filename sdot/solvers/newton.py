@@ -27,6 +27,7 @@ from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_st
 from .laplacian import add_edges, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
+LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,6 @@ class NewtonState(State):
         hits: How often the cell was best or second among those.
         gaps: Running count of the samples in each cell, and sum of the gaps between their best and second score.
         optimism: By what factor predictions of chi^2 have been too low of late.
-        before: The heights before the last step over evenly spread points.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
         residual: chi^2 of the masses that they gave there.
@@ -58,7 +58,6 @@ class NewtonState(State):
     hits: Float[Tensor, " m"]
     gaps: Float[Tensor, "2 m"]
     optimism: float = 1.0
-    before: Float[Tensor, " m"]
     points: int = 0
     passes: int = 0
     residual: float = math.inf
@@ -74,8 +73,8 @@ class Newton:
         first_batch: Samples of the first Newton step, per target.
         growth: Later steps draw this share of all samples so far.
         max_batch: Most samples of one step, per target.
-        detail: Samples of a step, per target of median weight, whose `neighbours` best cells are looked at; of the others only
-            the best.
+        detail: Samples of a step whose `neighbours` best cells are looked at (of the others only the best), as many as make so
+            many for a target that is lighter than three quarters of them, as far as memory goes.
         neighbours: See `detail`.
         layer: Temperature at which facets are seen, in units of the mean gap between best and second score.
         smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits.
@@ -104,7 +103,6 @@ class Newton:
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 1000))))
         return NewtonState(
             heights=centre(h, target),
-            before=h,
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
@@ -126,7 +124,9 @@ class Newton:
         return 0 < draw.even_dim <= self.quasi_dim
 
     def _detail(self, target: DiscreteMeasure) -> int:
-        return math.ceil(self.detail / float(target.weights.median()))
+        light = float(target.weights.kthvalue(math.ceil(len(target) / 4)).values)
+        room = LOOKED_BYTES / (4 * target.dim + 12 * self.neighbours)
+        return math.ceil(self.detail * max(len(target), min(1 / light, room)))
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         # a sample tells of 1 / hardness cells, so the first passes need few
@@ -166,6 +166,7 @@ class Newton:
         return replace(
             self._forget(state, step),
             heights=centre(state.heights + step, target),
+            before=state.heights,
             chi2=max(predicted, measured) if surprise else predicted,  # what failed once may fail again
             optimism=optimism,
             batch=wanted,
@@ -185,9 +186,17 @@ class Newton:
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
-        if n == state.points and residual > max(state.residual, floor) and state.passes < MOST_PASSES:  # too far: go back
-            heights = torch.lerp(state.before, state.heights, 0.3)
-            return replace(state, heights=heights, passes=state.passes + 1)
+        limit = max(state.residual, floor) if n == state.points else 10 * max(state.residual, state.chi2)
+        if residual > limit and state.before is not None:  # the last step went too far
+            again = state.passes < MOST_PASSES
+            return replace(
+                state,
+                heights=torch.lerp(state.before, state.heights, 0.3) if again else state.before,
+                chi2=max(state.chi2, state.residual),
+                batch=n if again else math.ceil(1.5 * n),
+                points=n,
+                passes=state.passes + 3 if again else 0,
+            )
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
