@@ -2,7 +2,7 @@
 
 #define ROWS 32 /* samples that share the reading of the targets; a multiple of GROUP */
 #define NEAR (1 << 20) /* bytes that a near cache holds */
-#define WHOLE (1 << 25) /* bytes of scores that are kept: whole rows where they fit, else STRETCH bytes, and a second sweep */
+#define WHOLE (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else STRETCH bytes, and a second sweep */
 
 #if DOUBLE
 #define MANTISSA 52
