@@ -160,3 +160,13 @@ def test_a_wrong_conversion_is_caught():
 def test_settings_are_told_by_what_differs():
     assert iterated("a", sdot.Adam()).settings == "defaults"
     assert iterated("a", dataclasses.replace(sdot.Adam(), lr=0.1)).settings == "lr = 0.1"
+
+
+def test_documents_say_what_the_results_say():
+    """`python -m benchmarks.report` would change nothing."""
+    from benchmarks import report
+
+    for path in report.documents():
+        assert report.filled(path.read_text()) == path.read_text(), f"{path.name} is out of date"
+    found = "".join(path.read_text() for path in report.documents())
+    assert all(f"<!-- table: {name} -->" in found for name in report.TABLES)
