@@ -18,7 +18,7 @@ from .complex import SimplicialComplex
 PAIRS = 2**18  # pairs of simplices that are looked at together
 SAMPLE = 2**22  # pairs that a census looks at
 
-Census = list[tuple[float, Float[Tensor, " s"]]]
+Census = list[tuple[float, Tensor]]
 
 
 def expanded(K: SimplicialComplex, max_dim: int) -> SimplicialComplex:
