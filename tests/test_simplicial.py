@@ -116,6 +116,14 @@ def test_near_pairs_of_clouds_far_apart(generator):
     torch.testing.assert_close(length, (y[pairs[:, 0]] - y[pairs[:, 1]]).norm(dim=1), rtol=1e-12, atol=0)
 
 
+def test_near_pairs_finer_than_float32(generator):
+    """Differences of 1e-8 of the largest coordinate, which are lost where candidates are sought."""
+    y = torch.rand(1200, 2, generator=generator, dtype=torch.float64) * 1e-6 + 0.3
+    y[0] = -100.0
+    pairs, _ = neighbours.within(y, 3e-8)
+    assert set(map(tuple, pairs.tolist())) == pairs_within(y, 3e-8)
+
+
 @pytest.mark.parametrize("d", [2, 30])
 def test_gudhi_agrees(d, generator):
     gudhi = pytest.importorskip("gudhi")
@@ -145,6 +153,11 @@ def test_nearest_neighbours_where_float32_cannot_tell():
     y = 1e-4 * torch.rand(300, 12, generator=g, dtype=torch.float64) + (torch.arange(300)[:, None] % 2) * 10
     distance = torch.cdist(y, y, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     torch.testing.assert_close(neighbours.nearest(y, 5)[1], distance.sort(dim=1).values[:, :5], rtol=1e-9, atol=0)
+
+
+def test_ties_go_to_the_lowest_index():
+    y = torch.tensor([[0.0], [1.0], [-1.0], [1.0], [0.0], [-1.0]])
+    assert neighbours.nearest(y, 4)[0].tolist()[:2] == [[4, 1, 2, 3], [3, 0, 4, 2]]
 
 
 def test_many_points_in_the_plane_go_through_a_tree(monkeypatch, generator):
@@ -539,10 +552,10 @@ def test_a_length_from_estimates_fits(generator, monkeypatch):
     y = torch.randn(1200, 3, generator=generator)
     monkeypatch.setattr(size, "MAX_BYTES", 2_000_000)
     monkeypatch.setattr(cliques, "SAMPLE", 50_000)
-    for eps in (0.6, math.inf):
+    for eps in (0.6, 1.0, math.inf):
         with pytest.raises(ValueError, match="pass max_edge_length=") as refusal:
             sdot.rips_complex(y, eps)
-        assert 0.8 * 2_000_000 < bytes_of(sdot.rips_complex(y, refusal.value.fits)) <= 2_000_000
+        assert 0.85 * 2_000_000 < bytes_of(sdot.rips_complex(y, refusal.value.fits)) < 0.95 * 2_000_000
 
 
 def test_too_many_points_that_coincide(monkeypatch):
@@ -554,7 +567,7 @@ def test_too_many_points_that_coincide(monkeypatch):
 
 def test_max_neighbors_has_a_bound(monkeypatch):
     monkeypatch.setattr("sdot.simplicial.rips.MAX_BYTES", 8000)
-    with pytest.raises(ValueError, match="max_neighbors=11 of 100 points .* pass at most 10"):
+    with pytest.raises(ValueError, match=r"max_neighbors=11 of 100 points .* pass at most 10"):
         sdot.rips_complex(torch.randn(100, 2), 1.0, max_neighbors=11)
 
 
