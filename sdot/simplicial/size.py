@@ -49,6 +49,8 @@ def refuse_large(K: SimplicialComplex, length: Float[Tensor, " e"], max_dim: int
 
 def refuse_many_edges(y: Float[Tensor, "m d"], radius: float, max_dim: int) -> None:
     """Raise `TooLargeError` if the edges alone would not fit, by the distances of a sample of pairs."""
+    if 8 * len(y) ** 2 <= MAX_BYTES:  # all pairs fit
+        return
     weight, distance = neighbours.sampled(y, radius)
     if 8 * len(y) + 16 * weight * len(distance) > MAX_BYTES:
         raise TooLargeError(radius, [weight * len(distance)], _largest_radius(y, weight, distance, max_dim))
