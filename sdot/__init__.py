@@ -7,6 +7,7 @@ from .kernels import backends
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
 from .serialization import FileInfo, info, load, save
+from .simplicial import SimplicialComplex, dihedral_angles, rips_complex
 from .solution import ConvergenceWarning, Solution, iterate, solve
 from .solvers import Adam, Averaged, Newton, Solver, State
 
@@ -22,6 +23,7 @@ __all__ = [
     "Gaussian",
     "Newton",
     "PushForward",
+    "SimplicialComplex",
     "Solution",
     "Solver",
     "Source",
@@ -30,11 +32,13 @@ __all__ = [
     "UniformCube",
     "backends",
     "certify",
+    "dihedral_angles",
     "info",
     "iterate",
     "kernels",
     "load",
     "plot",
+    "rips_complex",
     "save",
     "semidual",
     "solve",

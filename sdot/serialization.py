@@ -1,4 +1,4 @@
-"""Maps on disk: safetensors for the numbers, one JSON string for the rest."""
+"""Maps and complexes on disk: safetensors for the numbers, one JSON string for the rest."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import _files
 from .certificate import Certificate
 from .maps import BrenierMap
 from .measures import Gaussian, Source, UniformBall, UniformCube
+from .simplicial import SimplicialComplex
 
 KIND = "map"
 VERSION = 1
 SOURCES = (UniformCube, UniformBall, Gaussian)
+TENSORS = {"BrenierMap": ("points", "heights"), "SimplicialComplex": ("simplices.1", "max_edge_length")}
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,16 @@ class FileInfo:
 
 
 def save(
-    T: nn.Module,
+    T: nn.Module | SimplicialComplex,
     path: str | os.PathLike[str],
     *,
     source: Source | None = None,
     certificate: Certificate | None = None,
 ) -> None:
-    """Write a map, atomically.
+    """Write a map or a simplicial complex, atomically.
 
     Args:
-        T: A map of this library.
+        T: A map of this library, or a `SimplicialComplex`.
         path: File to write, by custom `*.safetensors`.
         source: The measure that the map carries, so that `sdot sample` can draw from it. A sampler of your own cannot be
             written and is left out.
@@ -58,6 +61,9 @@ def save(
     Raises:
         ValueError: Not a map of this library, or a file that cannot be written.
     """
+    if isinstance(T, SimplicialComplex):
+        numbers, about = pack_complex(T)
+        return _files.write(path, numbers, {"kind": KIND, "version": VERSION, "map": "SimplicialComplex", **about})
     if not isinstance(T, BrenierMap):
         raise ValueError(f"save writes maps of this library, such as solution.map, but a {type(T).__name__} came.")
     tensors: dict[str, Tensor] = {"points": T.points, "heights": T.heights}
@@ -69,22 +75,26 @@ def save(
         info["source"] = {"class": type(source).__name__, **plain}
     if certificate is not None:
         info["certificate"] = asdict(certificate)
-    _files.write(path, tensors, info)
+    return _files.write(path, tensors, info)
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> BrenierMap:
-    """Read a map.
+def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
+    """Read what `save` has written: a map or a simplicial complex.
 
     Raises:
         ValueError: A file that is missing, cut short, foreign or of a later version.
     """
-    tensors, _ = _read(path, device)
+    tensors, about = _read(path, device)
+    if about["map"] == "SimplicialComplex":
+        return unpack_complex(tensors, about)
     return BrenierMap(tensors["points"], tensors["heights"])
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
     """Read what a map file says of itself. Errors as for `load`."""
     tensors, about = _read(path, "cpu")
+    if about["map"] == "SimplicialComplex":
+        raise ValueError(f"{path} holds a SimplicialComplex, but a map was expected; read it with load.")
     source, certificate = None, about.get("certificate")
     if about.get("source"):
         settings = dict(about["source"])
@@ -102,13 +112,28 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
     )
 
 
+def pack_complex(K: SimplicialComplex) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A complex as tensors and JSON-able information."""
+    tensors = {f"simplices.{k}": rows for k, rows in enumerate(K.simplices) if k > 0}
+    tensors["max_edge_length"] = torch.tensor(K.max_edge_length, dtype=torch.float64)  # inf is no JSON
+    return tensors, {"vertices": K.num_vertices, "max_dim": len(K.simplices) - 1, "reason": K.reason}
+
+
+def unpack_complex(tensors: dict[str, Tensor], about: dict[str, Any]) -> SimplicialComplex:
+    """The inverse of `pack_complex`."""
+    rows = [tensors[f"simplices.{k}"] for k in range(1, about["max_dim"] + 1)]
+    vertices = torch.arange(about["vertices"], device=rows[0].device)[:, None]
+    return SimplicialComplex((vertices, *rows), float(tensors["max_edge_length"]), about["reason"])
+
+
 def _read(path: str | os.PathLike[str], device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, about = _files.read(path, KIND, device)
-    if about.get("version", 0) > VERSION or about.get("map") != "BrenierMap":
+    if about.get("version", 0) > VERSION or about.get("map") not in TENSORS:
         raise ValueError(
             f"{path} holds a {about.get('map')} of format {about.get('version')}, but this version of sdot reads "
-            f"BrenierMap up to format {VERSION}; update sdot."
+            f"{' and '.join(TENSORS)} up to format {VERSION}; update sdot."
         )
-    if not {"points", "heights"} <= tensors.keys():
-        raise ValueError(f"{path} is damaged: it holds {sorted(tensors)}, not points and heights; write it again.")
+    needed = TENSORS[about["map"]]
+    if not set(needed) <= tensors.keys():
+        raise ValueError(f"{path} is damaged: it holds {sorted(tensors)}, not {' and '.join(needed)}; write it again.")
     return tensors, about

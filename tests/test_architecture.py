@@ -15,7 +15,7 @@ LAYERS = [
     {"kernels"},
     {"measures"},
     {"semidual", "maps"},
-    {"certificate", "solvers"},
+    {"certificate", "solvers", "simplicial"},
     {"checkpoint"},
     {"solution"},
     {"serialization"},

@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sdot
-from benchmarks import compare, data, efficiency, problems, race, record, scaling, stopping
+from benchmarks import compare, complex, data, efficiency, problems, race, record, report, scaling, stopping
 from benchmarks.judge import first_to_meet, judge
 from benchmarks.methods import Outcome, Peer, filling, iterated, moments
 
@@ -164,9 +164,15 @@ def test_settings_are_told_by_what_differs():
 
 def test_documents_say_what_the_results_say():
     """`python -m benchmarks.report` would change nothing."""
-    from benchmarks import report
-
     for path in report.documents():
         assert report.filled(path.read_text()) == path.read_text(), f"{path.name} is out of date"
     found = "".join(path.read_text() for path in report.documents())
     assert all(f"<!-- table: {name} -->" in found for name in report.TABLES)
+
+
+def test_complex(results):
+    rows = complex.measure([200], repeat=1)
+    assert len(rows) == 4 * len(complex.CLOUDS)
+    assert all(row["passes"] == pytest.approx(row["seconds"] / row["assignment"], rel=0.2) for row in rows)
+    assert all(len(row["simplices"]) == (3 if row["what"].startswith("triangles") else 2) for row in rows)
+    assert (results / "complex.json").exists()
