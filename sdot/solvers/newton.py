@@ -85,7 +85,7 @@ class Newton:
     """
 
     cooling: float = 0.5
-    anneal_until: float = 0.25
+    anneal_until: float = 0.6
     first_batch: float = 2.0
     growth: float = 0.2
     max_batch: float = 1000.0
@@ -129,8 +129,8 @@ class Newton:
         return math.ceil(self.detail * max(len(target), min(1 / light, room)))
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
-        # a sample tells of about 1 / hardness cells, so these tell of every cell once
-        n = max(1024, math.ceil(state.hardness * state.batch))
+        # a sample tells of about 1 / hardness cells, so the first passes need few
+        n = max(1024, math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
         h, hardness = anneal(state.heights, target, blocks, state.eps)
