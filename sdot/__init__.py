@@ -2,6 +2,8 @@
 
 from . import kernels, plot, semidual
 from ._conflict import warn_of_other_distribution
+from .barycentric import barycentric_coordinates, project_to_simplex
+from .cells import Cells, UnresolvedCellsWarning, estimate_cells
 from .certificate import Certificate, certify
 from .kernels import backends
 from .maps import BrenierMap
@@ -15,6 +17,7 @@ __all__ = [
     "Adam",
     "Averaged",
     "BrenierMap",
+    "Cells",
     "Certificate",
     "ConvergenceWarning",
     "DiscreteMeasure",
@@ -28,13 +31,17 @@ __all__ = [
     "State",
     "UniformBall",
     "UniformCube",
+    "UnresolvedCellsWarning",
     "backends",
+    "barycentric_coordinates",
     "certify",
+    "estimate_cells",
     "info",
     "iterate",
     "kernels",
     "load",
     "plot",
+    "project_to_simplex",
     "save",
     "semidual",
     "solve",
