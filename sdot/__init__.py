@@ -5,10 +5,12 @@ from ._conflict import warn_of_other_distribution
 from .barycentric import barycentric_coordinates, project_to_simplex
 from .cells import Cells, UnresolvedCellsWarning, estimate_cells
 from .certificate import Certificate, certify
+from .extension import Parts, PiecewiseLinearMap
 from .kernels import backends
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
 from .serialization import FileInfo, info, load, save
+from .simplicial import SimplicialComplex, rips_complex
 from .solution import ConvergenceWarning, Solution, iterate, solve
 from .solvers import Adam, Averaged, Newton, Solver, State
 
@@ -24,7 +26,10 @@ __all__ = [
     "FileInfo",
     "Gaussian",
     "Newton",
+    "Parts",
+    "PiecewiseLinearMap",
     "PushForward",
+    "SimplicialComplex",
     "Solution",
     "Solver",
     "Source",
@@ -42,6 +47,7 @@ __all__ = [
     "load",
     "plot",
     "project_to_simplex",
+    "rips_complex",
     "save",
     "semidual",
     "solve",

@@ -9,13 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import _files
+from .blending import RULES
 from .certificate import Certificate
+from .extension import PiecewiseLinearMap
 from .maps import BrenierMap
-from .measures import Gaussian, Source, UniformBall, UniformCube
+from .measures import Draw, Gaussian, Source, UniformBall, UniformCube
 
 KIND = "map"
 VERSION = 1
 SOURCES = (UniformCube, UniformBall, Gaussian)
+MAPS = ("BrenierMap", "PiecewiseLinearMap")
+PROBE = 10_000  # samples that tell the share an extension moves
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class FileInfo:
         dtype: Their dtype.
         source: The measure that the map carries, if it was saved with one of the library's own.
         certificate: The certificate that was saved with it, if any.
+        weights: How an extension blends; None for a Brenier map.
+        max_edge_length: How far apart targets may be that it blends.
+        moved: The share of the source that it does not send to a target, if it was saved with its source.
     """
 
     map: str
@@ -37,6 +44,9 @@ class FileInfo:
     dtype: str
     source: Source | None
     certificate: Certificate | None
+    weights: str | None = None
+    max_edge_length: float | None = None
+    moved: float | None = None
 
 
 def save(
@@ -58,10 +68,17 @@ def save(
     Raises:
         ValueError: Not a map of this library, or a file that cannot be written.
     """
-    if not isinstance(T, BrenierMap):
+    if not isinstance(T, BrenierMap | PiecewiseLinearMap):
         raise ValueError(f"save writes maps of this library, such as solution.map, but a {type(T).__name__} came.")
-    tensors: dict[str, Tensor] = {"points": T.points, "heights": T.heights}
-    info: dict[str, Any] = {"kind": KIND, "version": VERSION, "map": "BrenierMap"}
+    brenier = T.map if isinstance(T, PiecewiseLinearMap) else T
+    tensors: dict[str, Tensor] = {"points": brenier.points, "heights": brenier.heights}
+    info: dict[str, Any] = {"kind": KIND, "version": VERSION, "map": type(T).__name__}
+    if isinstance(T, PiecewiseLinearMap):
+        tensors |= {f"rule.{name}": value for name, value in T.rule.named_buffers()}
+        info["extension"] = {"weights": T.weights, "settings": T.rule.settings, "max_edge_length": T.max_edge_length}
+        if source is not None:
+            (x,) = Draw(source, T.points, 0, 0)(PROBE)  # keyed, so that the same map is the same file
+            info["extension"]["moved"] = T.share_moved(x)
     if isinstance(source, SOURCES):
         settings = {name: value for name, value in vars(source).items() if not name.startswith("_")}
         tensors |= {f"source.{name}": value for name, value in settings.items() if isinstance(value, Tensor)}
@@ -72,14 +89,19 @@ def save(
     _files.write(path, tensors, info)
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> BrenierMap:
+def load(path: str | os.PathLike[str], device: str = "cpu") -> BrenierMap | PiecewiseLinearMap:
     """Read a map.
 
     Raises:
         ValueError: A file that is missing, cut short, foreign or of a later version.
     """
-    tensors, _ = _read(path, device)
-    return BrenierMap(tensors["points"], tensors["heights"])
+    tensors, about = _read(path, device)
+    T = BrenierMap(tensors["points"], tensors["heights"])
+    if about["map"] == "BrenierMap":
+        return T
+    extension = about["extension"]
+    buffers = {name.removeprefix("rule."): t for name, t in tensors.items() if name.startswith("rule.")}
+    return PiecewiseLinearMap.restored(T, extension["weights"], buffers, extension["settings"], extension["max_edge_length"])
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -91,7 +113,7 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         kind: Any = {cls.__name__: cls for cls in SOURCES}[settings.pop("class")]
         parts = {name.removeprefix("source."): t for name, t in tensors.items() if name.startswith("source.")}
         source = kind(**settings, **parts)
-    points = tensors["points"]
+    points, extension = tensors["points"], about.get("extension", {})
     return FileInfo(
         map=about["map"],
         points=points.shape[0],
@@ -99,16 +121,21 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         dtype=str(points.dtype).removeprefix("torch."),
         source=source,
         certificate=Certificate(**certificate) if certificate else None,
+        **{name: extension.get(name) for name in ("weights", "max_edge_length", "moved")},
     )
 
 
 def _read(path: str | os.PathLike[str], device: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, about = _files.read(path, KIND, device)
-    if about.get("version", 0) > VERSION or about.get("map") != "BrenierMap":
+    if about.get("version", 0) > VERSION or about.get("map") not in MAPS:
         raise ValueError(
             f"{path} holds a {about.get('map')} of format {about.get('version')}, but this version of sdot reads "
-            f"BrenierMap up to format {VERSION}; update sdot."
+            f"{' and '.join(MAPS)} up to format {VERSION}; update sdot."
         )
-    if not {"points", "heights"} <= tensors.keys():
-        raise ValueError(f"{path} is damaged: it holds {sorted(tensors)}, not points and heights; write it again.")
+    needed = {"points", "heights"}
+    if about["map"] == "PiecewiseLinearMap":
+        needed |= {f"rule.{name}" for name in RULES[about["extension"]["weights"]].names}
+    if not needed <= tensors.keys():
+        missing = ", ".join(sorted(needed - tensors.keys()))
+        raise ValueError(f"{path} is damaged: it lacks {missing}; write it again.")
     return tensors, about
