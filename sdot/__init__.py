@@ -10,7 +10,7 @@ from .kernels import backends
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
 from .serialization import FileInfo, info, load, save
-from .simplicial import SimplicialComplex, rips_complex
+from .simplicial import SimplicialComplex, dihedral_angles, rips_complex
 from .solution import ConvergenceWarning, Solution, iterate, solve
 from .solvers import Adam, Averaged, Newton, Solver, State
 
@@ -40,6 +40,7 @@ __all__ = [
     "backends",
     "barycentric_coordinates",
     "certify",
+    "dihedral_angles",
     "estimate_cells",
     "info",
     "iterate",

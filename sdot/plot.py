@@ -1,4 +1,4 @@
-"""Pictures: power cells in the plane, convergence, sheets of points and of images. Needs the extra `plot` (matplotlib).
+"""Pictures: cells and complexes in the plane, convergence, sheets of points and of images. Needs the extra `plot` (matplotlib).
 
 Each function draws on the axes it is given, or on new ones, and returns them: titles, sizes and saving stay with matplotlib.
 """
@@ -106,6 +106,31 @@ def extension(S: PiecewiseLinearMap, cells: Cells, K: SimplicialComplex, x: Any,
         below.sharex(above)
         below.sharey(above)
     return figure
+
+
+def complex(K: SimplicialComplex, points: Any, ax: Any = None, *, size: float = 5.0) -> Any:
+    """Draw a complex in the plane: its triangles, edges and vertices.
+
+    Args:
+        K: The complex.
+        points: Where its vertices lie, shape (m, 2).
+        ax: Axes.
+        size: Area of the dots for the vertices, in square points.
+    """
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    y = _checks.points("points", points).detach().cpu().numpy()
+    if y.shape != (K.num_vertices, 2):
+        raise ValueError(f"points must place the {K.num_vertices} vertices in the plane, but their shape is {y.shape}.")
+    ax = ax if ax is not None else _axes(5.0, 5.0)
+    edges, *higher = (rows.cpu().numpy() for rows in K.simplices[1:3])
+    for triangles in higher:
+        ax.add_collection(PolyCollection(y[triangles], facecolors=CELLS[0], linewidths=0, zorder=1))
+    ax.add_collection(LineCollection(y[edges], colors=LINE, linewidths=0.4, alpha=0.5, zorder=2))
+    ax.scatter(*y.T, s=size, color=ACCENT, zorder=3, linewidths=0)
+    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.spines[:].set_visible(False)
+    return ax
 
 
 def convergence(*solutions: Solution, labels: Sequence[str] = (), tol: float | None = None, ax: Any = None) -> Any:

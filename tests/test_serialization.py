@@ -166,6 +166,7 @@ def test_an_extension_round_trip(weights, tmp_path, generator):
 
 def test_an_extension_that_lacks_a_part(tmp_path):
     about = {"kind": "map", "version": 1, "map": "PiecewiseLinearMap", "extension": {"weights": "pair"}}
-    _files.write(tmp_path / "map", {"points": torch.eye(2), "heights": torch.zeros(2), "rule.star": torch.zeros(2, 1)}, about)
+    tensors = {"points": torch.eye(2), "heights": torch.zeros(2), "max_edge_length": torch.zeros(())}
+    _files.write(tmp_path / "map", {**tensors, "rule.star": torch.zeros(2, 1)}, about)
     with pytest.raises(ValueError, match=r"is damaged: it lacks rule.size"):
         sdot.load(tmp_path / "map")

@@ -43,6 +43,20 @@ def topk(
     return value, index
 
 
+def above(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], least: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
+    """All pairs with h_j + <x_i, y_j> >= least_i: the samples and the targets of them, in no order."""
+    tile = Tile(x.shape[0], y.shape[0], x)
+    pairs = [
+        torch.stack(_row_above(tile.scores(x[i], y[j], h[j]), least[i])) + torch.tensor([[i.start], [j.start]], device=x.device)
+        for i in tile.row_slices()
+        for j in tile.column_slices()
+    ]
+    row, column = torch.cat([torch.empty(2, 0, dtype=torch.int64, device=x.device), *pairs], dim=1)
+    return row, column
+
+
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
     tile = Tile(x.shape[0], y.shape[0], x)
     return torch.cat([_log_sum_exp(tile, x[i] / eps, y, h / eps) for i in tile.row_slices()] + [x.new_empty(0)]) * eps
@@ -110,6 +124,17 @@ def _row_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     value, place = _largest(candidates, k)
     group, within = winners.gather(1, (place // GROUP).clamp_max(k - 1)), place % GROUP
     return value, torch.where(place < k * GROUP, group * GROUP + within, place + (groups - k) * GROUP)
+
+
+def _row_above(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the scores of a row reach its bound. Most groups of columns hold none, and their maxima say so."""
+    n, m = scores.shape
+    groups = m // GROUP
+    grouped, rest = scores[:, : groups * GROUP].view(n, groups, GROUP), scores[:, groups * GROUP :]
+    row, group = (grouped.amax(2) >= least[:, None]).nonzero(as_tuple=True)
+    place, within = (grouped[row, group] >= least[row, None]).nonzero(as_tuple=True)
+    other, column = (rest >= least[:, None]).nonzero(as_tuple=True)
+    return torch.cat([row[place], other]), torch.cat([group[place] * GROUP + within, column + groups * GROUP])
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
