@@ -69,7 +69,7 @@ def classifier(codes: Codes) -> Callable[[Tensor], Tensor]:
     for _ in range(15):
         for batch in torch.randperm(len(y)).split(128):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(y[batch]), labels[batch], label_smoothing=0.0).backward()  # type: ignore[no-untyped-call]
+            torch.nn.functional.cross_entropy(net(y[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return lambda z: torch.softmax(net(z).detach(), 1)
 
@@ -89,18 +89,17 @@ def baselines(s: Setting, size: float, seed: int) -> Iterator[tuple[str, Tensor]
     yield "SMOTE", pick + torch.rand(n, 1, generator=g) * (other - pick)
 
 
-def rules() -> Iterator[tuple[str, float | str, dict[str, Any]]]:
-    """Name, eps and settings of the extensions that are compared."""
-    for eps in (*EPS, "auto"):
-        yield "affine", eps, {}
-    for eps in EPS:
-        yield "project", eps, {}
-        yield "softmax", eps, {}
-        yield "pair", eps, {}
-    for settings in ({"step": 0.5}, {"step": 0.8}, {"step": 0.9}, {"k": 8}, {"k": 32}, {"join": "clique"}):
+def rules(d: int) -> Iterator[tuple[str, float | str, dict[str, Any]]]:
+    """Name, eps and settings of the extensions that are compared in d dimensions."""
+    yield "affine", 1.25, {}
+    for rule in ("affine", "project", "softmax", "pair", *(["barycentric"] if d <= 4 else [])):
+        for eps in (*EPS, "auto"):
+            if (rule, eps) != ("affine", 1.25):
+                yield rule, eps, {}
+        if rule != "barycentric":
+            yield rule, 1.25, {"join": "clique"}
+    for settings in ({"step": 0.5}, {"step": 0.65}, {"step": 0.9}, {"k": 8}, {"k": 16}):
         yield "affine", 1.25, settings
-    for rule in ("project", "softmax", "pair"):
-        yield rule, 1.25, {"join": "clique"}
     for hardness in (0.5, 0.9):
         yield "softmax", 1.25, {"hardness": hardness}
 
@@ -132,7 +131,7 @@ def measure(name: str, seeds: int) -> list[Row]:
 
         return draw
 
-    for rule, eps, settings in rules():
+    for rule, eps, settings in rules(int(name.rsplit("-", 1)[1])):
         text = ", ".join(f"{k} = {v}" for k, v in settings.items())
         row(rule, extension(rule, eps, settings), eps=eps, settings=text)
     size = table.find(method="affine", eps=1.25, settings="")[0]["distance"]

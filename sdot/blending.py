@@ -58,12 +58,13 @@ class Affine(Rule):
 
     With the star of y_i (itself and its nearest joined targets: r points y_j of mean m and differences e_j = y_j - m):
 
-        T~(x) = y_i + a (m - y_i) + g_i / r sum_j <e_j, x - c_i> e_j,     a = 1 - (1 - step^2)^(1/2).
+        T~(x) = y_i + a (m - y_i) + g_i / r sum_j <e_j, x - c_i> e_j.
 
     The last term is J (x - c_i) where J is g_i times the covariance of the star, symmetric and positive, so that T~ is the
     gradient of a convex quadratic on each cell. It is the entropic map restricted to the star at temperature 1 / g_i, to
-    first order around the centre. g_i is such that its variance over the cell is step^2 times that of the star (in the
-    trace), and moving y_i towards m takes about as much away as is added (West, 1993): the codes keep their spread.
+    first order around the centre. g_i is such that its variance over the cell is step^2 times that of the star, in the
+    trace. The pull a towards the mean of the star takes as much variance away as the last term adds, over all cells together,
+    so that images vary as targets do (an idea of West, 1993, for kernel estimates).
 
     Weights may be negative. An image farther from y_i than the star reaches is drawn back along the segment to y_i, so that
     |T~(x) - y_i| never exceeds the longest edge of the star.
@@ -76,10 +77,13 @@ class Affine(Rule):
 
     @classmethod
     def of(cls, T: BrenierMap, cells: Cells, star: Tensor, size: Tensor, *, step: float) -> Affine:
-        y = T.points
+        y, mass = T.points, cells.mass
         gain, variance, reach = (torch.zeros_like(y[:, 0]) for _ in range(3))
-        rule = cls({"star": star, "size": size, "centroid": cells.centroid, "gain": gain, "reach": reach}, {"step": step})
+        buffers = {"star": star, "size": size, "centroid": cells.centroid, "gain": gain, "reach": reach}
+        rule = cls(buffers, {"step": step, "pull": 0.0})
         blocks = torch.split(torch.arange(len(star), device=star.device), rows_at_once(y, star.shape[1]))
+        middle, drift = mass @ y.to(mass), torch.zeros_like(mass[: T.dim])
+        along = square = 0.0
         for i in blocks:
             e = rule._differences(T, i)
             gram = e @ e.mT
@@ -87,17 +91,23 @@ class Affine(Rule):
             strength = gram.square().sum((1, 2)).sqrt() / size[i]  # root of the trace of the squared covariance
             gain[i] = torch.where(strength > 0, variance[i].sqrt() / strength, 0.0)
             reach[i] = (y[star[i]] - y[i][:, None]).norm(dim=2).amax(1)  # padding repeats y_i
-        gain /= cells.spread.to(y) / math.sqrt(T.dim)
+            back = e[:, 0].to(mass)  # y_i - m
+            drift = drift + mass[i] @ back
+            along += float(mass[i] @ (back * (y[i].to(mass) - middle)).sum(1))
+            square += float(mass[i] @ back.square().sum(1))
+        added = step**2 * float(mass @ variance.to(mass))
+        rule.settings["pull"] = _least_root(square - float(drift.square().sum()), along, added)
+        gain *= torch.where(cells.spread > 0, math.sqrt(T.dim) / cells.spread, 0.0).to(y)
         # Those would be the gains if cells were round, but they are narrow along their own edges. One sample of each tells.
-        n, mass = cells.count.to(cells.mass.dtype), torch.where(cells.count > 1, cells.mass, 0.0)
+        n = cells.count.to(mass)
         found = torch.cat([rule._images(T, cells.sample[i], i).square().sum(1) for i in blocks]).to(mass)
-        share = (mass * n / (n - 1).clamp_min(1)) @ found / (mass @ variance.to(mass)).clamp_min(torch.finfo(mass.dtype).tiny)
-        gain *= step / (math.sqrt(float(share)) or 1.0)
+        found, expected = (mass * torch.where(n > 1, t, 0.0) for t in (found * n / (n - 1).clamp_min(1), variance.to(mass)))
+        gain *= step / (math.sqrt(float(found.sum() / expected.sum().clamp_min(torch.finfo(mass.dtype).tiny))) or 1.0)
         return rule
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         weight, _, short = self._piece(T, x, cell)
-        size, a = self.size[cell][:, None], self._pull
+        size, a = self.size[cell][:, None], self.settings["pull"]
         weight = torch.where(_within(size, weight), short * (weight + a / size), 0.0)
         return self.star[cell], torch.cat([weight[:, :1] + 1 - short * a, weight[:, 1:]], 1)
 
@@ -105,16 +115,11 @@ class Affine(Rule):
         _, move, short = self._piece(T, x, cell)
         return T.points[cell] + short * move
 
-    @property
-    def _pull(self) -> float:
-        """a, how far the targets move towards the mean of their star."""
-        return 1 - math.sqrt(1 - self.settings["step"] ** 2)
-
     def _piece(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of e_j in J (x - c_i), the way from y_i, and what it has to be shortened by."""
         e = self._differences(T, cell)
         weight = self._weights(e, x, cell)
-        move = (weight[:, None] @ e)[:, 0] - self._pull * e[:, 0]  # e_0 = y_i - m
+        move = (weight[:, None] @ e)[:, 0] - self.settings["pull"] * e[:, 0]  # e_0 = y_i - m
         length, reach = move.norm(dim=1, keepdim=True), self.reach[cell][:, None]
         return weight, move, torch.where(length > reach, reach / length, 1.0)
 
@@ -277,6 +282,13 @@ def _delaunay(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     plane = torch.from_numpy(mesh.equations)  # <plane, (x, z, 1)> = 0 on a facet of the lifted points
     slopes, offsets = -plane[:, :-2] / plane[:, -2:-1], -plane[:, -1] / plane[:, -2]
     return torch.from_numpy(mesh.simplices).long(), slopes, offsets - slopes @ middle
+
+
+def _least_root(a: float, b: float, c: float) -> float:
+    """The least t in [0, 1] with a t^2 - 2 b t + c = 0, or that which comes nearest to it; a and c are not negative."""
+    if a <= 0 or b <= 0:
+        return 0.0
+    return min(1.0, (b - math.sqrt(max(0.0, b * b - a * c))) / a)
 
 
 def _within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class PiecewiseLinearMap(nn.Module):
             "softmax": the entropic map among joined targets.
             "pair": one neighbour, and a weight as good as random, as in the program of the AE-OT authors.
             "barycentric": the papers' definition, on the Delaunay triangulation of the centres; up to 4 dimensions.
-        k: How many vertices are blended at most, the own one included: 16 for "affine", 8 for "project" and "softmax".
+        k: How many vertices are blended at most, the own one included: 32 for "affine", 8 for "project" and "softmax".
         join: "star": every vertex is joined to the own one. "clique": they are joined to each other too, so that an image
             lies in one simplex of K; chosen greedily, the nearest first.
         step: For "affine": how far images spread around their target, as a share of the spread of its neighbours, below 1.
@@ -77,7 +77,7 @@ class PiecewiseLinearMap(nn.Module):
         *,
         k: int | None = None,
         join: str = "star",
-        step: float = 0.7,
+        step: float = 0.8,
         hardness: float = 0.7,
     ) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def _rule(
         known = torch.isfinite(T.heights) & (cells.count > 0 if isinstance(cells, Cells) else True)
         return Barycentric.of(T, centroid, known, K)
     k = _checks.count(
-        "k", {"affine": 16, "pair": 2}.get(weights, 8) if k is None else k, MOST if weights == "project" else None
+        "k", {"affine": 32, "pair": 2}.get(weights, 8) if k is None else k, MOST if weights == "project" else None
     )
     width = k if weights == "affine" else max(k, REACH)
     star, size = joined_stars(T, K, width, clique=join == "clique")
