@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sdot
-from benchmarks import compare, data, efficiency, problems, race, record, scaling, stopping
+from benchmarks import compare, complex, data, efficiency, problems, race, record, scaling, stopping
 from benchmarks.judge import first_to_meet, judge
 from benchmarks.methods import Outcome, Peer, filling, iterated, moments
 
@@ -160,3 +160,11 @@ def test_a_wrong_conversion_is_caught():
 def test_settings_are_told_by_what_differs():
     assert iterated("a", sdot.Adam()).settings == "defaults"
     assert iterated("a", dataclasses.replace(sdot.Adam(), lr=0.1)).settings == "lr = 0.1"
+
+
+def test_complex(results):
+    rows = complex.measure([200], repeat=1)
+    assert len(rows) == 4 * len(complex.CLOUDS)
+    assert all(row["passes"] == pytest.approx(row["seconds"] / row["assignment"], rel=0.2) for row in rows)
+    assert all(len(row["simplices"]) == (3 if row["what"].startswith("triangles") else 2) for row in rows)
+    assert (results / "complex.json").exists()
