@@ -77,33 +77,49 @@ class Affine(Rule):
 
     @classmethod
     def of(cls, T: BrenierMap, cells: Cells, star: Tensor, size: Tensor, *, step: float) -> Affine:
-        y, mass = T.points, cells.mass
-        gain, variance, reach = (torch.zeros_like(y[:, 0]) for _ in range(3))
+        gain, reach = (torch.zeros_like(T.points[:, 0]) for _ in range(2))
         buffers = {"star": star, "size": size, "centroid": cells.centroid, "gain": gain, "reach": reach}
         rule = cls(buffers, {"step": step, "pull": 0.0})
-        blocks = torch.split(torch.arange(len(star), device=star.device), rows_at_once(y, star.shape[1]))
-        middle, drift = mass @ y.to(mass), torch.zeros_like(mass[: T.dim])
+        variance = rule._measure_stars(T, cells.mass)
+        gain *= torch.where(cells.spread > 0, math.sqrt(T.dim) / cells.spread, 0.0).to(gain)
+        gain *= step / rule._dispersion(T, cells, variance)
+        return rule
+
+    def _measure_stars(self, T: BrenierMap, mass: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Fill reaches, gains in units of 1 / (spread of the cell) as if cells were round, and the pull. Returns variances."""
+        y, middle = T.points, mass @ T.points.to(mass)
+        variance, drift = torch.zeros_like(mass), torch.zeros_like(middle)
         along = square = 0.0
-        for i in blocks:
-            e = rule._differences(T, i)
+        for i in self._all(T):
+            e = self._differences(T, i)
             gram = e @ e.mT
-            variance[i] = gram.diagonal(dim1=1, dim2=2).sum(1) / size[i]
-            strength = gram.square().sum((1, 2)).sqrt() / size[i]  # root of the trace of the squared covariance
-            gain[i] = torch.where(strength > 0, variance[i].sqrt() / strength, 0.0)
-            reach[i] = (y[star[i]] - y[i][:, None]).norm(dim=2).amax(1)  # padding repeats y_i
+            variance[i] = (gram.diagonal(dim1=1, dim2=2).sum(1) / self.size[i]).to(mass)
+            strength = gram.square().sum((1, 2)).sqrt() / self.size[i]  # root of the trace of the squared covariance
+            self.gain[i] = torch.where(strength > 0, variance[i].sqrt().to(y) / strength, 0.0)
+            self.reach[i] = (y[self.star[i]] - y[i][:, None]).norm(dim=2).amax(1)  # padding repeats y_i
             back = e[:, 0].to(mass)  # y_i - m
-            drift = drift + mass[i] @ back
+            drift += mass[i] @ back
             along += float(mass[i] @ (back * (y[i].to(mass) - middle)).sum(1))
             square += float(mass[i] @ back.square().sum(1))
-        added = step**2 * float(mass @ variance.to(mass))
-        rule.settings["pull"] = _least_root(square - float(drift.square().sum()), along, added)
-        gain *= torch.where(cells.spread > 0, math.sqrt(T.dim) / cells.spread, 0.0).to(y)
-        # Those would be the gains if cells were round, but they are narrow along their own edges. One sample of each tells.
-        n = cells.count.to(mass)
-        found = torch.cat([rule._images(T, cells.sample[i], i).square().sum(1) for i in blocks]).to(mass)
-        found, expected = (mass * torch.where(n > 1, t, 0.0) for t in (found * n / (n - 1).clamp_min(1), variance.to(mass)))
-        gain *= step / (math.sqrt(float(found.sum() / expected.sum().clamp_min(torch.finfo(mass.dtype).tiny))) or 1.0)
-        return rule
+        # Var(y + a (m - y)) + step^2 E variance = Var(y)
+        added = self.settings["step"] ** 2 * float(mass @ variance)
+        self.settings["pull"] = _least_root(square - float(drift.square().sum()), along, added)
+        return variance
+
+    def _dispersion(self, T: BrenierMap, cells: Cells, variance: Float[Tensor, " m"]) -> float:
+        """How far J (x - c_i) spreads, against what it would if cells were round: they are narrow along their own edges.
+
+        One sample of each cell tells, all of them together.
+        """
+        image = torch.cat([self._images(T, cells.sample[i], i).square().sum(1) for i in self._all(T)]).to(variance)
+        n = cells.count.to(variance)
+        mass = torch.where(n > 1, cells.mass, 0.0)
+        found, expected = mass @ (image * n / (n - 1).clamp_min(1)), mass @ variance
+        return math.sqrt(float(found / expected)) if found > 0 and expected > 0 else 1.0
+
+    def _all(self, T: BrenierMap) -> tuple[Tensor, ...]:
+        """All cells, in blocks."""
+        return torch.split(torch.arange(len(self.star), device=self.star.device), rows_at_once(T.points, self.width))
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         weight, _, short = self._piece(T, x, cell)

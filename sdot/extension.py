@@ -52,7 +52,8 @@ class PiecewiseLinearMap(nn.Module):
             "softmax" cannot be had.
         K: Which targets may be blended.
         weights: The rule.
-            "affine": an affine piece on each cell, see below; what generates best (docs/extension.md), and the default.
+            "affine": an affine map on each cell, the derivative of which is the covariance of the targets around its own
+            (`sdot.blending.Affine`); what generates best (docs/extension.md), and the default.
             "project": barycentric coordinates of the nearest point to x in the simplex of the centres; the default where
             only centres are given.
             "softmax": the entropic map among joined targets.

@@ -122,11 +122,16 @@ def test_hidden_targets_are_not_blended(rule):
 
 
 @pytest.mark.parametrize("rule", ["affine", "project", "softmax", "pair"])
-def test_a_single_target(rule):
-    y = torch.ones(1, 3)
-    T, source = sdot.BrenierMap(y, torch.zeros(1)), sdot.UniformCube(3)
-    S = sdot.PiecewiseLinearMap(T, sdot.estimate_cells(T, source), sdot.rips_complex(y, 1.0), rule)
-    assert torch.equal(S(torch.rand(5, 3)), y.expand(5, 3))
+@pytest.mark.parametrize("m", [1, 2])
+def test_fewer_targets_than_dimensions(rule, m):
+    y = torch.eye(3)[:m]
+    T, source = sdot.BrenierMap(y, torch.zeros(m)), sdot.UniformCube(3)
+    S = sdot.PiecewiseLinearMap(T, sdot.estimate_cells(T, source), sdot.rips_complex(y, 2.0), rule)
+    x = torch.rand(50, 3, generator=cf.seeded(0))
+    assert S.share_moved(x) == pytest.approx(m - 1, abs=0.8)
+    image = S(x)
+    torch.testing.assert_close(image[:, :2].sum(1), torch.ones(50))  # on the line through both
+    assert (image[:, 2] == 0).all()
 
 
 # --- the papers' definition
