@@ -11,14 +11,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import _checks
+from .affine import Affine
 from .barycentric import MOST
-from .blending import RULES, Affine, Barycentric, Rule, Softmax, rows_at_once
+from .blending import Pair, Projected, Rule, Softmax, rows_at_once
 from .cells import Cells
 from .maps import BrenierMap, _edge
 from .simplicial import SimplicialComplex
 from .stars import joined_stars
+from .triangulation import Barycentric
 
 REACH = 32  # nearest joined targets among which the candidates of a sample are sought
+RULES: dict[str, type[Rule]] = {
+    "affine": Affine,
+    "project": Projected,
+    "softmax": Softmax,
+    "pair": Pair,
+    "barycentric": Barycentric,
+}
 JOINS = ("star", "clique")
 
 
@@ -53,7 +62,7 @@ class PiecewiseLinearMap(nn.Module):
         K: Which targets may be blended.
         weights: The rule.
             "affine": an affine map on each cell, the derivative of which is the covariance of the targets around its own
-            (`sdot.blending.Affine`); what generates best (docs/extension.md), and the default.
+            (`sdot.affine.Affine`); what generates best (docs/extension.md), and the default.
             "project": barycentric coordinates of the nearest point to x in the simplex of the centres; the default where
             only centres are given.
             "softmax": the entropic map among joined targets.
