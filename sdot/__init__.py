@@ -2,7 +2,10 @@
 
 from . import kernels, plot, semidual
 from ._conflict import warn_of_other_distribution
+from .barycentric import barycentric_coordinates, project_to_simplex
+from .cells import Cells, UnresolvedCellsWarning, estimate_cells
 from .certificate import Certificate, certify
+from .extension import Parts, PiecewiseLinearMap
 from .kernels import backends
 from .maps import BrenierMap
 from .measures import DiscreteMeasure, Gaussian, PushForward, Source, UniformBall, UniformCube
@@ -16,12 +19,15 @@ __all__ = [
     "Adam",
     "Averaged",
     "BrenierMap",
+    "Cells",
     "Certificate",
     "ConvergenceWarning",
     "DiscreteMeasure",
     "FileInfo",
     "Gaussian",
     "Newton",
+    "Parts",
+    "PiecewiseLinearMap",
     "PushForward",
     "SimplicialComplex",
     "Solution",
@@ -30,14 +36,18 @@ __all__ = [
     "State",
     "UniformBall",
     "UniformCube",
+    "UnresolvedCellsWarning",
     "backends",
+    "barycentric_coordinates",
     "certify",
     "dihedral_angles",
+    "estimate_cells",
     "info",
     "iterate",
     "kernels",
     "load",
     "plot",
+    "project_to_simplex",
     "rips_complex",
     "save",
     "semidual",

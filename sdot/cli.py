@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import _checks, _files
+from .extension import PiecewiseLinearMap
 from .measures import DiscreteMeasure, Gaussian, Source, UniformBall, UniformCube
 from .serialization import info, load, save
 from .solution import ConvergenceWarning, solve
@@ -61,6 +62,9 @@ def _solve(s: argparse.Namespace) -> int:
 def _info(s: argparse.Namespace) -> int:
     about = info(s.map)
     print(f"{about.map}: {about.points:,} points in R^{about.dim}, {about.dtype}")
+    if about.weights:
+        moved = "" if about.moved is None else f", {100 * about.moved:.1f} % of the source move"
+        print(f"extension: {about.weights}, targets up to {about.max_edge_length:.4g} apart are blended{moved}")
     print(f"source: {_describe(about.source)}")
     print(f"certificate: {about.certificate or 'none was saved with it'}")
     return 0
@@ -68,13 +72,14 @@ def _info(s: argparse.Namespace) -> int:
 
 def _sample(s: argparse.Namespace) -> int:
     _checks.count("-n", s.number)
-    T, about = load(s.map, device=s.device), info(s.map)
+    S, about = load(s.map, device=s.device), info(s.map)
+    T = S.map if isinstance(S, PiecewiseLinearMap) else S
     source = SOURCES[s.source](dim=about.dim) if s.source else about.source
     if source is None:
         raise ValueError(f"{s.map} does not say which source it carries; name one with --source.")
     generator = torch.Generator(s.device).manual_seed(s.seed)
     x = source.sample(s.number, like=T.points, generator=generator)
-    result = T.cell(x) if s.cells else T.soft(x, s.eps) if s.eps is not None else T(x)
+    result = T.cell(x) if s.cells else T.soft(x, s.eps) if s.eps is not None else S(x)
     _files.write_array(s.output, result.cpu().numpy())
     print(f"wrote {s.output}: {tuple(result.shape)} {str(result.dtype).removeprefix('torch.')}")
     return 0

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import _checks
+from .cells import Cells
+from .extension import PiecewiseLinearMap
 from .maps import BrenierMap
 from .simplicial import SimplicialComplex
 from .solution import Solution
@@ -44,17 +46,7 @@ def cells(
     if T.dim != 2:
         raise ValueError(f"cells can be drawn in the plane, but the map lives in R^{T.dim}.")
     ax = ax if ax is not None else _axes(5.0, 5.0)
-    sides = np.array(high) - np.array(low)
-    nx, ny = (max(2, int(n)) for n in np.ceil(resolution * sides / sides.max()))
-    u, v = (lo + (np.arange(n) + 0.5) * s / n for lo, n, s in zip(low, (nx, ny), sides, strict=True))
-    grid = torch.from_numpy(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2)).to(T.points)
-    index = T.cell(grid).reshape(ny, nx).cpu().numpy()
-    colour = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in CELLS], np.uint8)[_colours(index)]
-    edge = np.zeros_like(index, bool)
-    edge[:, 1:] |= index[:, 1:] != index[:, :-1]
-    edge[1:] |= index[1:] != index[:-1]
-    colour[edge] = (110, 118, 125)
-    ax.imshow(colour, origin="lower", extent=(low[0], high[0], low[1], high[1]), interpolation="antialiased")
+    index, u, v = _cells(T, low, high, resolution, ax)
     if targets:
         y = T.points.cpu().numpy()
         hit, where = np.unique(index, return_inverse=True)
@@ -65,6 +57,55 @@ def cells(
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set_visible(False)
     return ax
+
+
+def extension(S: PiecewiseLinearMap, cells: Cells, K: SimplicialComplex, x: Any, *, resolution: int = 800) -> Any:
+    """Draw an extension in the plane, in four panels (after Fig. 3 of An et al., AE-OT-GAN, ECCV 2020).
+
+    The power cells with their centres of mass and the triangles of K between centres that are neighbours; the same triangles
+    between the targets; where samples lie in the source; and their images, those that did not move in another colour.
+
+    Args:
+        S: The extension of a map with targets in R^2.
+        cells: The cells of that map.
+        K: The complex that S was made with.
+        x: Samples of the source, shape (n, 2).
+        resolution: Pixels along the longer side of the cells.
+
+    Returns:
+        The figure.
+    """
+    import matplotlib.pyplot as plt
+    from scipy.spatial import Delaunay
+
+    if S.dim != 2:
+        raise ValueError(f"an extension can be drawn in the plane, but the map lives in R^{S.dim}.")
+    x = _checks.points("x", x, 2).detach()
+    known = (cells.count > 0).nonzero()[:, 0].cpu()
+    c, y = cells.centroid.cpu().double().numpy(), S.points.cpu().double().numpy()
+    triangles = known[torch.from_numpy(Delaunay(c[known]).simplices).long()]
+    mesh = triangles[K.to("cpu").contains(triangles)].numpy()
+    moved, images, samples = S.parts(x).moved.cpu().numpy(), S(x).cpu().numpy(), x.cpu().numpy()
+    figure, axes = plt.subplots(2, 2, figsize=(9.0, 9.0), dpi=150, layout="constrained")
+    low, high = samples.min(0), samples.max(0)
+    _cells(S.map, low, high, resolution, axes[0, 0])
+    for ax, p, colour in ((axes[0, 0], c, INK), (axes[0, 1], y, LINE)):
+        if len(mesh):
+            ax.triplot(p[:, 0], p[:, 1], mesh, color=colour, lw=0.5, alpha=0.7)
+        ax.scatter(*p.T, s=6, color=ACCENT, zorder=3, linewidths=0)
+    for ax, p in ((axes[1, 0], samples), (axes[1, 1], images)):
+        ax.scatter(*p[~moved].T, s=3, color=ACCENT, alpha=0.5, linewidths=0)
+        ax.scatter(*p[moved].T, s=3, color=LINE, alpha=0.5, linewidths=0)
+    share = f"{100 * moved.mean():.0f} % move"
+    titles = ("cells, centres, triangles of K", "targets, the same triangles", f"samples: {share}", "their images")
+    for ax, title in zip(axes.ravel(), titles, strict=True):
+        ax.set(xticks=[], yticks=[], aspect="equal")
+        ax.spines[:].set_color(SOFT)
+        ax.set_title(title, fontsize=10, color=INK, loc="left")
+    for above, below in axes.T:  # the sources share a scale, and so do the targets
+        below.sharex(above)
+        below.sharey(above)
+    return figure
 
 
 def complex(K: SimplicialComplex, points: Any, ax: Any = None, *, size: float = 5.0) -> Any:
@@ -153,6 +194,22 @@ def _axes(width: float, height: float) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=(width, height), dpi=150, layout="constrained")[1]
+
+
+def _cells(T: BrenierMap, low: Any, high: Any, resolution: int, ax: Any) -> tuple[Any, Any, Any]:
+    """Colour the cells in a window. Returns their indices on a grid, and the grid."""
+    sides = np.array(high) - np.array(low)
+    nx, ny = (max(2, int(n)) for n in np.ceil(resolution * sides / sides.max()))
+    u, v = (lo + (np.arange(n) + 0.5) * s / n for lo, n, s in zip(low, (nx, ny), sides, strict=True))
+    grid = torch.from_numpy(np.stack(np.meshgrid(u, v), -1).reshape(-1, 2)).to(T.points)
+    index = T.cell(grid).reshape(ny, nx).cpu().numpy()
+    colour = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in CELLS], np.uint8)[_colours(index)]
+    edge = np.zeros_like(index, bool)
+    edge[:, 1:] |= index[:, 1:] != index[:, :-1]
+    edge[1:] |= index[1:] != index[:-1]
+    colour[edge] = (110, 118, 125)
+    ax.imshow(colour, origin="lower", extent=(low[0], high[0], low[1], high[1]), interpolation="antialiased")
+    return index, u, v
 
 
 def _bare(ax: Any) -> Any:

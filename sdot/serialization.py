@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from . import _files
 from .certificate import Certificate
+from .extension import RULES, PiecewiseLinearMap
 from .maps import BrenierMap
-from .measures import Gaussian, Source, UniformBall, UniformCube
+from .measures import Draw, Gaussian, Source, UniformBall, UniformCube
 from .simplicial import SimplicialComplex
 
 KIND = "map"
 VERSION = 1
 SOURCES = (UniformCube, UniformBall, Gaussian)
-TENSORS = {"BrenierMap": ("points", "heights"), "SimplicialComplex": ("simplices.1", "max_edge_length")}
+PROBE = 10_000  # samples that tell the share an extension moves
+TENSORS = {
+    "BrenierMap": ("points", "heights"),
+    "PiecewiseLinearMap": ("points", "heights", "max_edge_length"),
+    "SimplicialComplex": ("simplices.1", "max_edge_length"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class FileInfo:
         dtype: Their dtype.
         source: The measure that the map carries, if it was saved with one of the library's own.
         certificate: The certificate that was saved with it, if any.
+        weights: How an extension blends; None for a Brenier map.
+        max_edge_length: How far apart targets may be that it blends.
+        moved: The share of the source that it does not send to a target, if it was saved with its source.
     """
 
     map: str
@@ -40,6 +49,9 @@ class FileInfo:
     dtype: str
     source: Source | None
     certificate: Certificate | None
+    weights: str | None = None
+    max_edge_length: float | None = None
+    moved: float | None = None
 
 
 def save(
@@ -64,10 +76,18 @@ def save(
     if isinstance(T, SimplicialComplex):
         numbers, about = pack_complex(T)
         return _files.write(path, numbers, {"kind": KIND, "version": VERSION, "map": "SimplicialComplex", **about})
-    if not isinstance(T, BrenierMap):
+    if not isinstance(T, BrenierMap | PiecewiseLinearMap):
         raise ValueError(f"save writes maps of this library, such as solution.map, but a {type(T).__name__} came.")
-    tensors: dict[str, Tensor] = {"points": T.points, "heights": T.heights}
-    info: dict[str, Any] = {"kind": KIND, "version": VERSION, "map": "BrenierMap"}
+    brenier = T.map if isinstance(T, PiecewiseLinearMap) else T
+    tensors: dict[str, Tensor] = {"points": brenier.points, "heights": brenier.heights}
+    info: dict[str, Any] = {"kind": KIND, "version": VERSION, "map": type(T).__name__}
+    if isinstance(T, PiecewiseLinearMap):
+        tensors |= {f"rule.{name}": value for name, value in T.rule.named_buffers()}
+        tensors["max_edge_length"] = torch.tensor(T.max_edge_length, dtype=torch.float64)  # inf is no JSON
+        info["extension"] = {"weights": T.weights, "settings": T.rule.settings}
+        if source is not None:
+            (x,) = Draw(source, T.points, 0, 0)(PROBE)  # keyed, so that the same map is the same file
+            info["extension"]["moved"] = T.share_moved(x)
     if isinstance(source, SOURCES):
         settings = {name: value for name, value in vars(source).items() if not name.startswith("_")}
         tensors |= {f"source.{name}": value for name, value in settings.items() if isinstance(value, Tensor)}
@@ -87,7 +107,14 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
     tensors, about = _read(path, device)
     if about["map"] == "SimplicialComplex":
         return unpack_complex(tensors, about)
-    return BrenierMap(tensors["points"], tensors["heights"])
+    T = BrenierMap(tensors["points"], tensors["heights"])
+    if about["map"] == "BrenierMap":
+        return T
+    extension = about["extension"]
+    buffers = {name.removeprefix("rule."): t for name, t in tensors.items() if name.startswith("rule.")}
+    return PiecewiseLinearMap.restored(
+        T, extension["weights"], buffers, extension["settings"], float(tensors["max_edge_length"])
+    )
 
 
 def info(path: str | os.PathLike[str]) -> FileInfo:
@@ -101,7 +128,7 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         kind: Any = {cls.__name__: cls for cls in SOURCES}[settings.pop("class")]
         parts = {name.removeprefix("source."): t for name, t in tensors.items() if name.startswith("source.")}
         source = kind(**settings, **parts)
-    points = tensors["points"]
+    points, extension = tensors["points"], about.get("extension", {})
     return FileInfo(
         map=about["map"],
         points=points.shape[0],
@@ -109,6 +136,9 @@ def info(path: str | os.PathLike[str]) -> FileInfo:
         dtype=str(points.dtype).removeprefix("torch."),
         source=source,
         certificate=Certificate(**certificate) if certificate else None,
+        weights=extension.get("weights"),
+        max_edge_length=float(tensors["max_edge_length"]) if extension else None,
+        moved=extension.get("moved"),
     )
 
 
@@ -131,9 +161,11 @@ def _read(path: str | os.PathLike[str], device: str) -> tuple[dict[str, Tensor],
     if about.get("version", 0) > VERSION or about.get("map") not in TENSORS:
         raise ValueError(
             f"{path} holds a {about.get('map')} of format {about.get('version')}, but this version of sdot reads "
-            f"{' and '.join(TENSORS)} up to format {VERSION}; update sdot."
+            f"{', '.join(TENSORS)} up to format {VERSION}; update sdot."
         )
-    needed = TENSORS[about["map"]]
-    if not set(needed) <= tensors.keys():
-        raise ValueError(f"{path} is damaged: it holds {sorted(tensors)}, not {' and '.join(needed)}; write it again.")
+    needed = set(TENSORS[about["map"]])
+    if about["map"] == "PiecewiseLinearMap":
+        needed |= {f"rule.{name}" for name in RULES[about["extension"]["weights"]].names}
+    if not needed <= tensors.keys():
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(needed - tensors.keys()))}; write it again.")
     return tensors, about

@@ -104,3 +104,24 @@ def test_sample_without_a_known_source(tmp_path, capsys):
     sdot.save(sdot.BrenierMap(torch.eye(2), torch.zeros(2)), tmp_path / "map")
     assert main(["sample", str(tmp_path / "map"), "-n", "5", "-o", str(tmp_path / "x.npy")]) == 2
     assert "name one with --source" in capsys.readouterr().err
+
+
+def test_an_extension_is_told_and_drawn_from(tmp_path, capsys):
+    import torch
+
+    import sdot
+
+    y = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    T, source = sdot.BrenierMap(y, -y.double().square().sum(1) / 2), sdot.Gaussian(dim=3)
+    cells = sdot.estimate_cells(T, source, precision=0.3, generator=torch.Generator().manual_seed(0))
+    sdot.save(sdot.PiecewiseLinearMap(T, cells, sdot.rips_complex(y, 1.5)), tmp_path / "map", source=source)
+    assert main(["info", str(tmp_path / "map")]) == 0
+    out = capsys.readouterr().out
+    assert "PiecewiseLinearMap: 50 points in R^3" in out
+    assert "extension: affine, targets up to 1.5 apart are blended, 9" in out
+    for name, option in {"new": [], "old": ["--cells"]}.items():
+        assert main(["sample", str(tmp_path / "map"), "-n", "40", "-o", str(tmp_path / f"{name}.npy"), *option]) == 0
+    new, old = np.load(tmp_path / "new.npy"), y.numpy()[np.load(tmp_path / "old.npy")]
+    distance = np.linalg.norm(new - old, axis=1)
+    assert np.median(distance) > 0
+    assert distance.max() <= 1.5

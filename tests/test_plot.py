@@ -76,3 +76,26 @@ def test_points_share_a_scale(generator):
     left, right = figure.axes
     assert left.get_xlim() == right.get_xlim()
     assert right.get_title(loc="left") == "target"
+
+
+@pytest.mark.parametrize("weights", ["barycentric", "softmax"])
+def test_extension_shows_what_moves(weights, generator):
+    y = torch.randn(60, 2, generator=generator)
+    T, source = sdot.BrenierMap(y, -y.double().square().sum(1) / 2), sdot.Gaussian(dim=2)
+    cells, K = sdot.estimate_cells(T, source, precision=0.3, generator=generator), sdot.rips_complex(y, 0.5)
+    S, x = sdot.PiecewiseLinearMap(T, cells, K, weights), source.sample(500, like=y, generator=generator)
+    figure = plot.extension(S, cells, K, x, resolution=100)
+    above, targets, samples, images = figure.axes
+    moved = int(S.parts(x).moved.sum())
+    assert 0 < moved < 500
+    for ax, p in ((samples, x), (images, S(x))):
+        still, blended = (c.get_offsets() for c in ax.collections)
+        assert (len(still), len(blended)) == (500 - moved, moved)
+        np.testing.assert_allclose(np.sort(np.concatenate([still, blended])[:, 0]), p[:, 0].sort().values, rtol=1e-6)
+    assert samples.get_title(loc="left") == f"samples: {100 * moved / 500:.0f} % move"
+    assert above.get_xlim() == samples.get_xlim()
+    assert targets.get_xlim() == images.get_xlim()
+    z = torch.eye(3)
+    space = sdot.PiecewiseLinearMap(sdot.BrenierMap(z, torch.zeros(3)), z, sdot.rips_complex(z, 2.0))
+    with pytest.raises(ValueError, match=r"the map lives in R\^3"):
+        plot.extension(space, cells, K, x)

@@ -104,7 +104,7 @@ def damaged(path, tmp_path):
         foreign: "is a foreign safetensors file",
         checkpoint: "is a checkpoint safetensors file, but a map was expected",
         later: "update sdot",
-        hollow: "is damaged",
+        hollow: "is damaged: it lacks heights",
     }
 
 
@@ -150,3 +150,36 @@ def test_the_file_is_plain(T, tmp_path):
         about = json.loads(file.metadata()["sdot"])
     assert about["kind"] == "map"
     assert about["source"] == {"class": "UniformCube", "dim": 2, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize("weights", ["affine", "project", "softmax", "pair", "barycentric"])
+def test_an_extension_round_trip(weights, tmp_path, generator):
+    """Bit for bit, with all that it needs and no more."""
+    y = torch.randn(60, 2, generator=generator)
+    T, source = sdot.BrenierMap(y, -y.double().square().sum(1) / 2), sdot.Gaussian(dim=2)
+    cells = sdot.estimate_cells(T, source, precision=0.2, generator=generator)
+    S = sdot.PiecewiseLinearMap(T, cells, sdot.rips_complex(y, 1.0), weights)
+    sdot.save(S, tmp_path / "map", source=source, certificate=CERTIFICATE)
+    back = sdot.load(tmp_path / "map")
+    x = source.sample(500, like=y, generator=generator)
+    assert torch.equal(back(x), S(x))
+    assert repr(back) == repr(S)
+    assert back.state_dict().keys() == S.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), S.state_dict().values(), strict=True))
+    about = sdot.info(tmp_path / "map")
+    assert (about.map, about.weights, about.max_edge_length) == ("PiecewiseLinearMap", weights, 1.0)
+    assert about.moved == pytest.approx(S.share_moved(source.sample(10_000, like=y, generator=generator)), abs=0.03)
+    assert about.certificate == CERTIFICATE
+    again = tmp_path / "again"
+    sdot.save(back, again, source=source, certificate=CERTIFICATE)
+    assert again.read_bytes() == (tmp_path / "map").read_bytes()
+    sdot.save(S, tmp_path / "map")
+    assert sdot.info(tmp_path / "map").moved is None
+
+
+def test_an_extension_that_lacks_a_part(tmp_path):
+    about = {"kind": "map", "version": 1, "map": "PiecewiseLinearMap", "extension": {"weights": "pair"}}
+    tensors = {"points": torch.eye(2), "heights": torch.zeros(2), "max_edge_length": torch.zeros(())}
+    _files.write(tmp_path / "map", {**tensors, "rule.star": torch.zeros(2, 1)}, about)
+    with pytest.raises(ValueError, match=r"is damaged: it lacks rule.size"):
+        sdot.load(tmp_path / "map")
