@@ -43,11 +43,22 @@ class GanConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaselinesConfig:
+    """Of the GAN that is fed with Gaussian noise; its batches and epochs are those of `gan`. The rates are DCGAN's."""
+
+    lr: float = 2e-4
+    lr_ratio: float = 1.0
+    inner: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """How a run is judged."""
 
-    samples: int = 10_000  # images of each method
-    classifier_epochs: int = 10
+    samples: int = 10_000  # images of each method; in several draws where fewer are held out
+    classifier_epochs: int = 3
+    weights: str = ""  # an .npz file with a network for features, see pretrained.py; a classifier is trained when empty
+    fid: int = 0  # images of the published FID, which needs torch-fidelity; none when 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +72,7 @@ class Config:
     ae: AutoencoderConfig
     ot: TransportConfig = TransportConfig()
     gan: GanConfig
+    baselines: BaselinesConfig = BaselinesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
@@ -71,7 +83,7 @@ PRESETS = {
         threads=1,
         ae=AutoencoderConfig(latent=16, epochs=200, lr=5e-3),
         gan=GanConfig(epochs=200, lr=2e-4, lr_ratio=1.0, inner=1),
-        evaluate=EvaluateConfig(samples=2000),
+        evaluate=EvaluateConfig(samples=1800, classifier_epochs=20),
     ),
     "mnist": Config(
         data="mnist",

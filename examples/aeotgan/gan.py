@@ -13,7 +13,6 @@ Reads autoencoder.safetensors, codes.npy and map.safetensors; writes gan.safeten
 from __future__ import annotations
 
 import copy
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import autoencoder
+import judge
 import losses
 import machine
 import networks
@@ -44,7 +44,8 @@ SHOWN = 16  # images in a row of the picture over epochs
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     model = networks.load(out / "autoencoder.safetensors", config)
     codes, sampler = torch.from_numpy(np.load(out / "codes.npy")), transport.generator_codes(out)
-    result = train(config, images, sampler, model.decoder, out, codes=codes, encoder=model.encoder)
+    frechet = judge.watch(config, images, sampler, out) if machine.current().leads else None
+    result = train(config, images, sampler, model.decoder, out, codes=codes, encoder=model.encoder, watch=frechet)
     if machine.current().leads:
         draw(config, images, sampler, out)
     return result
@@ -163,7 +164,7 @@ def train(
     if here.leads:
         results.save_tensors(out / f"{name}.safetensors", average.state_dict())
         results.write(out / f"{name}.history.json", log.records)
-    return {"steps": log.total, "batch": (1 + g.ratio) * g.paired, "seconds": log.seconds, "last": log.records[-1]}
+    return {"steps": log.total, "batch": (1 + g.ratio) * g.paired, "seconds": log.seconds, "last": {k: v for record in log.records for k, v in record.items()}}
 
 
 def play(

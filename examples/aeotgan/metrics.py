@@ -75,7 +75,7 @@ def nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Float[Ten
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
-def radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
+def radii(x: Float[Tensor, "n d"], k: int = K) -> Float[Tensor, " n"]:
     """Distance of every x to the k-th nearest other x."""
     if len(x) <= k:
         raise ValueError(f"more than k = {k} features are needed for balls that reach to the k-th nearest, but {len(x)} came.")
@@ -91,17 +91,16 @@ def fidelity(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = K)
     is 1 in the mean, and coverage near 1 - 2^-k.
     """
     real_radius, fake_radius = radii(real, k), radii(fake, k)
-    plausible, balls, reached, covered = 0, 0, torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
-    reached, covered = reached.to(real.device), covered.to(real.device)
-    for part, radius in zip(fake.split(ROWS), fake_radius.split(ROWS), strict=True):
-        distance = torch.cat(list(distances(part, real)))  # (b, n)
+    precise, balls = 0, 0
+    reached, covered = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
+    for distance, radius in zip(distances(fake, real), fake_radius.split(ROWS), strict=True):
         inside = distance <= real_radius
-        plausible += int(inside.any(1).sum())
+        precise += int(inside.any(1).sum())
         balls += int(inside.sum())
         covered |= inside.any(0)
         reached |= (distance <= radius[:, None]).any(0)
     return {
-        "precision": plausible / len(fake),
+        "precision": precise / len(fake),
         "recall": reached.double().mean().item(),
         "density": balls / len(fake) / k,
         "coverage": covered.double().mean().item(),

@@ -89,8 +89,8 @@ def read(out: Path, stage: str, made_from: dict[str, Any]) -> dict[str, Any] | N
 def discard(out: Path, stages: list[str]) -> None:
     """Forget what these stages have made or begun."""
     for stage in stages:
-        for ending in ("json", "checkpoint"):
-            (out / f"{stage}.{ending}").unlink(missing_ok=True)
+        for path in (out / f"{stage}.json", *out.glob(f"{stage}*.checkpoint")):
+            path.unlink(missing_ok=True)
 
 
 class Checkpoint:

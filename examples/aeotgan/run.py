@@ -1,4 +1,4 @@
-"""AE-OT-GAN: an autoencoder, optimal transport from noise onto its codes, then a GAN on what lies between them.
+"""AE-OT-GAN: an autoencoder, optimal transport from noise onto its codes, a GAN on what lies between them; baselines, measures.
 
 On the command line:
     python examples/aeotgan/run.py                              scikit-learn's digits, in a few minutes
@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import autoencoder
+import baselines
 import data
+import evaluate
+import features
 import gan
 import machine
 import numpy as np
@@ -28,7 +32,22 @@ from config import PRESETS, Config, override
 
 import sdot
 
-STAGES = {"ae": autoencoder.main, "ot": transport.main, "gan": gan.main}
+
+class Stage(NamedTuple):
+    """A function of (config, images, out), what must have run before, and what else has a say in its results."""
+
+    main: Callable[[Config, data.Images, Path], dict[str, Any]]
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+
+
+STAGES = {
+    "ae": Stage(autoencoder.main),
+    "ot": Stage(transport.main, ("ae",)),
+    "gan": Stage(gan.main, ("ae", "ot")),
+    "baselines": Stage(baselines.main, ("ae",), ("gan",)),  # the same batches and epochs
+    "evaluate": Stage(evaluate.main, ("ae", "ot", "gan"), ("baselines",)),  # if they are there
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,20 +78,23 @@ def run(config: Config, root: Path | None, out: Path, stages: list[str], force: 
         torch.set_num_threads(config.threads)
     here, images = machine.current(), data.load(config.data, root)
     out.mkdir(parents=True, exist_ok=True)
-    order, found = list(STAGES), dict[str, Any]()
-    for k, stage in enumerate(order):
-        settings = results.settings(config, images.digest, order[: k + 1])
+    if "evaluate" in stages:
+        features.check(config, images)
+    found = dict[str, Any]()
+    for stage, (make, needs, uses) in STAGES.items():
+        settings = results.settings(config, images.digest, [*needs, *uses, stage])
+        made_from_it = [name for name, other in STAGES.items() if stage in (*other.needs, *other.uses)]
         if force and stage in stages and here.leads:
-            results.discard(out, order[k:])
+            results.discard(out, [stage, *made_from_it])
         machine.wait()
         result = results.read(out, stage, settings)
         machine.wait()
         if result is None and stage in stages:
-            if k and order[k - 1] not in found:
-                raise ValueError(f"stage {stage} needs the results of stage {order[k - 1]}; run that first, or both.")
+            if missing := [name for name in needs if name not in found]:
+                raise ValueError(f"stage {stage} needs the results of stage {missing[0]}; run that first, or both.")
             if here.leads:
-                results.discard(out, order[k + 1 :])  # what follows was made from something else
-            result = {"settings": settings, **STAGES[stage](config, images, out)}
+                results.discard(out, made_from_it)  # as they were made from something else
+            result = {"settings": settings, **make(config, images, out)}
             if here.leads:
                 results.write(out / f"{stage}.json", result)
                 (out / f"{stage}.checkpoint").unlink(missing_ok=True)
@@ -109,6 +131,8 @@ def summary(found: dict[str, Any], out: Path) -> list[str]:
             f"gan          {trained['steps']:,} steps of {trained['batch']} images in {trained['seconds']:.0f} s; mean D "
             f"{last['real']:.2f} on real images and {last['fake']:.2f} on fake ones, content loss {last['image']:.4f}"
         )
+    if judged := found.get("evaluate"):
+        lines += ["", evaluate.text(judged), ""]
     return [*lines, f"pictures     {', '.join(sorted(path.name for path in out.glob('*.png')))}", f"folder       {out}"]
 
 

@@ -1,0 +1,70 @@
+"""Pictures of the evaluation: methods side by side, their measures as dots, and the images most like training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import metrics
+import pictures
+import torch
+from data import Images
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from pictures import ACCENT, DPI, INK, LINE, SOFT
+from torch import Tensor
+
+SHOWN = 32
+PANELS = {  # title, and the row that says what is possible
+    "frechet": ("Fréchet distance", "held-out images"),
+    "precision": ("precision", "training images"),
+    "recall": ("recall", "training images"),
+    "coverage": ("coverage", "training images"),
+    "class_tv": ("class shares, TV", "held-out images"),
+    "mixed": ("between classes", "held-out images"),
+    "novelty": ("novelty", "held-out images"),
+}
+REAL = ("held-out images", "training images", "reconstructions")
+
+
+def methods(path: Path, shown: dict[str, Tensor], columns: int = 16) -> None:
+    """Two rows of images for every method."""
+    rows = [name for method in shown for name in (method, *[""] * (SHOWN // columns - 1))]
+    pictures.sheet(path, torch.cat([images.float() for images in shown.values()]), columns, rows)
+
+
+def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
+    """A panel for a measure, a line for a method; dotted what real images reach, bars of two standard errors."""
+    known = [key for key in PANELS if any(key in row for row in table.values())]
+    names = list(table)[::-1]
+    figure = Figure(figsize=(1.6 + 1.55 * len(known), 0.8 + 0.27 * len(names)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
+    for ax, key in zip(axes, known, strict=True):
+        title, possible = PANELS[key]
+        if key in table[possible]:
+            ax.axvline(table[possible][key], color=SOFT, lw=1, ls=":")
+        for y, name in enumerate(names):
+            if key in table[name]:
+                colour = ACCENT if name == "AE-OT-GAN" else SOFT if name in REAL else LINE
+                error = 2 * errors.get(name, {}).get(key, 0.0)
+                ax.errorbar(table[name][key], y, xerr=error or None, fmt="o", ms=5, color=colour, lw=1)
+        ax.set_title(title, fontsize=9, color=INK, loc="left")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_xlim(left=0 if min(ax.get_xlim()) < 0.6 * max(ax.get_xlim()) else None)
+        ax.locator_params(axis="x", nbins=3)
+        ax.tick_params(colors=INK, labelsize=8, length=0)
+        ax.grid(axis="y", color="#eceff1", lw=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.spines["bottom"].set_color(SOFT)
+    pictures._save(figure, path)
+
+
+def copies(path: Path, new: Float[Tensor, "n c h w"], images: Images) -> None:
+    """Those new images that come nearest to training images, beside held-out ones of which the same is true."""
+    rows = []
+    for queries in (new.float(), images.test[: len(new)].float()):
+        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1).float())
+        first = distance.argsort()[:16]
+        rows += [queries[first], images.train[index[first]].float()]
+    names = ("generated", "nearest image", "held-out", "nearest image")
+    pictures.sheet(path, torch.cat(rows), rows=names)
