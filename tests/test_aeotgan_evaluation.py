@@ -13,9 +13,15 @@ from torch import Generator, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "aeotgan"))
 
+import baselines  # noqa: E402
+import data  # noqa: E402
 import features  # noqa: E402
 import metrics  # noqa: E402
 import modes  # noqa: E402
+import pretrained  # noqa: E402
+import results  # noqa: E402
+import run  # noqa: E402
+from config import PRESETS, override  # noqa: E402
 from metrics import Moments  # noqa: E402
 
 
@@ -163,35 +169,41 @@ def test_shifted_moves_by_whole_pixels():
 
 def resnet_arrays(seed=0):
     torch.manual_seed(seed)
-    state = {**features.ResNet56().state_dict(), **{f"linear.{k}": v for k, v in nn.Linear(64, 10).state_dict().items()}}
+    state = {**pretrained.ResNet56().state_dict(), **{f"linear.{k}": v for k, v in nn.Linear(64, 10).state_dict().items()}}
     return {name: values.numpy() for name, values in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def test_resnet56_is_read_from_an_npz_file(tmp_path):
-    path = tmp_path / "cifar10_resnet56.npz"
+    path = tmp_path / "weights.npz"
     arrays = resnet_arrays()
     np.savez(path, **arrays)
-    network = features.resnet56(path)
-    assert sum(p.numel() for p in network.body.parameters()) + 650 == 853_018  # He et al. (2016), Table 6: 0.85 M
+    network = features.FeatureNetwork(*pretrained.load(path, (3, 32, 32)))
+    assert sum(p.numel() for part in (network.body, network.head) for p in part.parameters()) == 853_018  # 0.85 M, He et al.
+    assert torch.equal(network.body.get_parameter("layer2.3.conv1.weight"), torch.from_numpy(arrays["layer2.3.conv1.weight"]))
     x = torch.rand(3, 3, 32, 32)
     found = network.features(x)
-    torch.testing.assert_close(found, network.features(x, batch=1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1:2], network.features(x[1:2]), atol=1e-4, rtol=1e-4)
     assert network.probabilities(found).sum(1) == pytest.approx(torch.ones(3))
     del arrays["layer2.3.conv1.weight"]
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"other weights than ResNet56 has, such as layer2\.3\.conv1\.weight"):
-        features.resnet56(path)
-    path.write_bytes(path.read_bytes()[:5000])
+        pretrained.load(path, (3, 32, 32))
+    path.write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read as an npz file"):
-        features.resnet56(path)
+        pretrained.load(path, (3, 32, 32))
     with pytest.raises(ValueError, match="cannot be read as an npz file"):
-        features.resnet56(tmp_path / "missing.npz")
+        pretrained.load(tmp_path / "missing.npz", (3, 32, 32))
 
 
-def test_squeezenet_sees_colours_in_the_order_it_was_trained_with():
-    network = features.SqueezeNet().eval()
-    for p in network.parameters():
-        nn.init.zeros_(p)
+def test_squeezenet_sees_colours_in_the_order_it_was_trained_with(tmp_path):
+    network = pretrained.SqueezeNet().eval()
+    names = {name: name.replace(".conv", "/conv") for name in network.state_dict()}
+    np.savez(tmp_path / "weights.npz", **{names[name]: values.numpy() for name, values in network.state_dict().items()})
+    name, body, head = pretrained.load(tmp_path / "weights.npz", (1, 28, 28))
+    assert name.startswith("SqueezeNet")
+    assert head is None
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(body(x), network(x))
     seen = []
     network.conv1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     red = torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
@@ -257,3 +269,128 @@ def test_modes_runs(tmp_path, monkeypatch, capsys):
     assert written["sets"]["ring of 8"]["fresh samples"][0]["modes"] == 8
     assert (tmp_path / "modes.png").exists()
     assert "AE-OT-GAN" in capsys.readouterr().out
+
+
+# The stages, on digits
+
+
+TINY = ["ae.epochs=3", "gan.epochs=1", "gan.views=2", "evaluate.classifier_epochs=2", "evaluate.samples=360", "ot.tol=0.5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of all stages."""
+    out = tmp_path_factory.mktemp("digits")
+    said = run.run(override(PRESETS["digits"], TINY), None, out, list(run.STAGES), False)
+    return out, said
+
+
+def test_one_table_of_all_methods(folder):
+    out, said = folder
+    result = json.loads((out / "evaluate.json").read_text())
+    table = result["table"]
+    assert list(table)[:6] == ["held-out images", "training images", "reconstructions", "AE-OT, vertices", "AE-OT", "AE-OT-GAN"]
+    assert {"Gaussian of codes", "GAN, noise", "VAE"} <= set(table)
+    assert all(math.isfinite(value) for row in table.values() for value in row.values())
+    assert result["samples"] == 180
+    assert result["draws"]["held-out images"] == 1
+    assert result["draws"]["AE-OT"] == 2
+    assert table["training images"]["copied"] == 1
+    assert table["held-out images"]["novelty"] == 1
+    assert table["held-out images"]["frechet"] < table["GAN, noise"]["frechet"]
+    assert 0 < result["frechet_bias"] < table["GAN, noise"]["frechet"]
+    assert (out / "evaluate.txt").read_text().strip() in said
+    for name in ("evaluate.png", "methods.png", "copies.png", "baselines-gan-epochs.png"):
+        assert (out / name).stat().st_size > 1000
+    history = json.loads((out / "gan.history.json").read_text())
+    assert sum("frechet" in record for record in history) == 2
+
+
+def test_a_second_run_does_nothing_and_evaluate_alone_gives_the_same(folder, monkeypatch):
+    out, _ = folder
+    config, before = override(PRESETS["digits"], TINY), json.loads((out / "evaluate.json").read_text())
+    for stage in ("ae", "ot", "gan", "baselines"):
+        monkeypatch.setitem(run.STAGES, stage, run.STAGES[stage]._replace(main=None))  # must not be called
+    run.run(config, None, out, list(run.STAGES), False)
+    run.run(config, None, out, ["evaluate"], True)
+    assert json.loads((out / "evaluate.json").read_text())["table"] == before["table"]
+
+
+def test_without_baselines(folder, tmp_path):
+    out, _ = folder
+    for path in out.iterdir():
+        if path.is_file() and "baselines" not in path.name and path.suffix != ".png" and path.name != "evaluate.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    run.run(override(PRESETS["digits"], TINY), None, tmp_path, ["evaluate"], False)
+    table = json.loads((tmp_path / "evaluate.json").read_text())["table"]
+    assert "VAE" not in table
+    assert table["AE-OT-GAN"] == json.loads((out / "evaluate.json").read_text())["table"]["AE-OT-GAN"]
+
+
+def test_fitted_gaussian_has_the_moments_of_the_codes():
+    codes = (normal(400, 3) @ normal(3, 5, seed=1) + 2).float()  # of rank 3 in R^5
+    new = baselines.fitted(codes)(200_000, Generator().manual_seed(0))
+    assert new.dtype == codes.dtype
+    torch.testing.assert_close(new.mean(0), codes.mean(0), atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.cov(new.T), torch.cov(codes.T), atol=0.2, rtol=0.02)
+    assert torch.linalg.eigvalsh(torch.cov(new.double().T))[:2].abs().max() < 1e-6
+
+
+def test_vae_divergence_is_that_of_gaussians():
+    model = baselines.VariationalAutoencoder(PRESETS["digits"])
+    x, latent = torch.rand(6, 1, 8, 8), PRESETS["digits"].ae.latent
+    mean, log_variance = model.encoder(x).chunk(2, 1)
+    p = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    q = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    made, divergence = model(x, torch.zeros(6, latent))
+    torch.testing.assert_close(divergence, torch.distributions.kl_divergence(p, q).sum(1).mean())
+    torch.testing.assert_close(made, model.decoder(mean))
+
+
+def test_a_vae_that_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    config, images = override(PRESETS["digits"], [*TINY, "ae.epochs=2"]), data.load("digits", None)
+    for name in ("whole", "halved"):
+        (tmp_path / name).mkdir()
+    whole, _, _ = baselines.train_vae(config, images, tmp_path / "whole")
+    real, calls = results.check_finite, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(results, "EVERY", 0.0)
+    monkeypatch.setattr(results, "check_finite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        baselines.train_vae(config, images, tmp_path / "halved")
+    again, _, _ = baselines.train_vae(config, images, tmp_path / "halved")
+    assert len(calls) == 9 + 12 - 8  # the first 8 of 12 steps are not made again
+    for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_images_without_labels_need_a_file_of_weights(tmp_path):
+    images, config = data.load("digits", None), PRESETS["digits"]
+    bare = data.Images(images.train, None, images.test, None)
+    with pytest.raises(ValueError, match=r"digits has no labels.*evaluate\.weights=FILE"):
+        features.check(config, bare)
+    path = tmp_path / "weights.npz"
+    np.savez(path, **resnet_arrays())
+    with pytest.raises(ValueError, match="a network for CIFAR-10, but the images are"):
+        features.check(override(config, [f"evaluate.weights={path}"]), bare)
+
+
+def test_the_classifier_is_kept_and_made_again_for_other_settings(tmp_path, monkeypatch):
+    images, config = data.load("digits", None), override(PRESETS["digits"], ["evaluate.classifier_epochs=1"])
+    state = torch.random.get_rng_state()
+    first = features.choose(config, images, tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the trainings around it draw as if it were not there
+    calls = []
+    monkeypatch.setattr(features, "train", lambda *a, **k: calls.append(a) or first_state)
+    first_state = nn.Sequential(first.body, first.head).state_dict()
+    again = features.choose(config, images, tmp_path)
+    assert not calls
+    torch.testing.assert_close(again.features(images.test), first.features(images.test))
+    features.choose(override(config, ["evaluate.classifier_epochs=2"]), images, tmp_path)
+    assert len(calls) == 1

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from pictures import ACCENT, DPI, INK, LINE, SOFT
 from torch import Tensor
 
-SHOWN = 32
+SHOWN = 16
 PANELS = {  # title, and the row that says what is possible
-    "frechet": ("Fréchet distance", "held-out images"),
+    "frechet": ("Fréchet distance to training images", "held-out images"),
+    "frechet_held_out": ("Fréchet distance to held-out images", "training images"),
     "precision": ("precision", "training images"),
     "recall": ("recall", "training images"),
     "coverage": ("coverage", "training images"),
@@ -23,34 +24,38 @@ PANELS = {  # title, and the row that says what is possible
     "mixed": ("between classes", "held-out images"),
     "novelty": ("novelty", "held-out images"),
 }
+COLUMNS = 4
 REAL = ("held-out images", "training images", "reconstructions")
 
 
-def methods(path: Path, shown: dict[str, Tensor], columns: int = 16) -> None:
-    """Two rows of images for every method."""
-    rows = [name for method in shown for name in (method, *[""] * (SHOWN // columns - 1))]
-    pictures.sheet(path, torch.cat([images.float() for images in shown.values()]), columns, rows)
+def methods(path: Path, shown: dict[str, Tensor]) -> None:
+    """A row of images for every method; those that are fed through the transport share their noise."""
+    pictures.sheet(path, torch.cat([images.float() for images in shown.values()]), SHOWN, list(shown))
 
 
 def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
     """A panel for a measure, a line for a method; dotted what real images reach, bars of two standard errors."""
     known = [key for key in PANELS if any(key in row for row in table.values())]
-    names = list(table)[::-1]
-    figure = Figure(figsize=(1.6 + 1.55 * len(known), 0.8 + 0.27 * len(names)), dpi=DPI, layout="constrained")
-    axes = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
-    for ax, key in zip(axes, known, strict=True):
+    names, rows = list(table)[::-1], -(-len(known) // COLUMNS)
+    figure = Figure(figsize=(11.0, rows * (0.7 + 0.25 * len(names))), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
+    for ax in axes[len(known) :]:
+        ax.set_visible(False)
+    for ax, key in zip(axes, known, strict=False):
         title, possible = PANELS[key]
         if key in table[possible]:
-            ax.axvline(table[possible][key], color=SOFT, lw=1, ls=":")
+            ax.axvline(table[possible][key], color=SOFT, lw=1, ls=":", zorder=1)
         for y, name in enumerate(names):
             if key in table[name]:
                 colour = ACCENT if name == "AE-OT-GAN" else SOFT if name in REAL else LINE
                 error = 2 * errors.get(name, {}).get(key, 0.0)
-                ax.errorbar(table[name][key], y, xerr=error or None, fmt="o", ms=5, color=colour, lw=1)
+                ax.errorbar(table[name][key], y, xerr=error or None, fmt="o", ms=5, color=colour, lw=1, clip_on=False, zorder=3)
         ax.set_title(title, fontsize=9, color=INK, loc="left")
         ax.set_yticks(range(len(names)), names)
-        ax.set_xlim(left=0 if min(ax.get_xlim()) < 0.6 * max(ax.get_xlim()) else None)
-        ax.locator_params(axis="x", nbins=3)
+        ax.set_xlim(left=0)
+        if max(table[name].get(key, 0.0) for name in names) <= 1:
+            ax.set_xlim(right=min(1.0, 1.05 * ax.get_xlim()[1]))
+        ax.locator_params(axis="x", nbins=4)
         ax.tick_params(colors=INK, labelsize=8, length=0)
         ax.grid(axis="y", color="#eceff1", lw=0.8)
         ax.set_axisbelow(True)

@@ -72,17 +72,14 @@ def choose(config: Config, images: Images, out: Path) -> FeatureNetwork:
         return FeatureNetwork(name, body.to(device), head.to(device) if head is not None else None)
     path, epochs = out / "classifier.safetensors", config.evaluate.classifier_epochs
     made_from = {"data": config.data, "images": images.digest, "seed": config.seed, "epochs": epochs}
-    network = FeatureNetwork("a classifier trained here", *classifier(*kind(images)))
-    model = nn.Sequential(network.body, network.head).to(device).eval()
-    if path.exists():
-        tensors, before = results.load_tensors(path)
-        if before == made_from:
-            model.load_state_dict(tensors)
-            return network
-    with torch.random.fork_rng():
-        model.load_state_dict(train(images, epochs, config.seed, mirror=config.data not in WRITTEN))
-    results.save_tensors(path, model.state_dict(), made_from)
-    return network
+    tensors, before = results.load_tensors(path) if path.exists() else ({}, None)
+    with torch.random.fork_rng():  # what is trained next draws as if nothing had been trained here
+        body, head = classifier(*kind(images))
+        if before != made_from:
+            tensors = train(images, epochs, config.seed, mirror=config.data not in WRITTEN)
+            results.save_tensors(path, tensors, made_from)
+    nn.Sequential(body, head).to(device).eval().load_state_dict(tensors)
+    return FeatureNetwork("a classifier trained here", body, head)
 
 
 def kind(images: Images) -> tuple[tuple[int, ...], int]:

@@ -34,6 +34,7 @@ from tqdm import tqdm
 import sdot
 
 INK, LINE, ACCENT, SOFT = "#22272b", "#1f4e79", "#c8553d", "#9aa5ad"
+PAIRED = 1000  # samples whose Wasserstein distance is computed; the time grows with their cube
 Sampler = Callable[[int, Generator], Tensor]
 
 
@@ -114,10 +115,11 @@ def adversaries(
 def judge(x: Float[Tensor, "n 2"], mixture: Mixture, far: float, seed: int) -> dict[str, float]:
     """modes: those that receive at least a tenth of their share of good samples. bad: samples farther than `far` standard
     deviations from every mode. shares: total-variation distance of the modes' shares among good samples. wasserstein: mean
-    distance to as many fresh samples, paired optimally (W_1)."""
+    distance to fresh samples, paired optimally (W_1), of the first PAIRED."""
     distance, mode = torch.cdist(x, mixture.centres).min(1)
     good = distance <= far * mixture.std
     share = torch.bincount(mode[good], minlength=len(mixture.centres)) * len(mixture.centres) / max(int(good.sum()), 1)
+    x = x[:PAIRED]
     fresh = mixture.sample(len(x), Generator().manual_seed(10_000 + seed))
     cost = cdist(x.numpy(), fresh.numpy())
     return {
