@@ -35,9 +35,9 @@ class GanConfig:
     lr_ratio: float = 15.0  # R: the discriminator learns at lr / R
     inner: int = 3  # T, steps of the generator for each of the discriminator
     beta1: float = 0.5  # of Adam, for both
-    image: float = 100.0  # weight of the content loss, a mean square over pixels
-    feature: float = 1.0  # of each layer of the encoder but the last, a mean square over its outputs
-    latent: float = 1.0  # of the last layer, the codes
+    image: float = 10.0  # weight of the content loss, a mean square over pixels
+    feature: float = 0.1  # of each layer of the encoder but the last, a mean square over its outputs
+    latent: float = 0.1  # of the last layer, the codes
     ema: float = 0.999  # the generator that is kept is an average over about 1 / (1 - ema) steps; 0 keeps the last
     views: int = 8  # how often pictures are drawn
 
@@ -82,7 +82,7 @@ PRESETS = {
         network="perceptron",
         threads=1,
         ae=AutoencoderConfig(latent=16, epochs=200, lr=5e-3),
-        gan=GanConfig(epochs=200, lr=2e-4, lr_ratio=1.0, inner=1),
+        gan=GanConfig(epochs=50, lr=5e-4, lr_ratio=1.0, inner=1),
         evaluate=EvaluateConfig(samples=1800, classifier_epochs=20),
     ),
     "mnist": Config(

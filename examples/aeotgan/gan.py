@@ -73,9 +73,7 @@ class Batch:
     pairs: int  # m, or 0
 
 
-def draw_batch(
-    g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, step: int, seed: int, key: int
-) -> Batch:
+def draw_batch(g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, step: int, seed: int, key: int) -> Batch:
     """Reconstructed : generated = 1 : ratio, beside the paired images : random images = 1 : ratio."""
     here, generator = machine.current(), machine.keyed(seed, key, step)
     m = min(g.paired, len(images))
@@ -121,7 +119,7 @@ def train(
     betas = (g.beta1, 0.999)
     adam = torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas)
     adam_d = torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas)
-    features = here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None  # type: ignore[arg-type]
+    features = here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None
     called, judged, score = here.ready(G), here.ready(D), here.fast(D)
     checkpoint = results.Checkpoint(
         out / f"{name}.checkpoint",
@@ -149,8 +147,9 @@ def train(
         if step in log.shown_at and f"{step}" not in log.views:
             show(step)
         log.save_if_due(step)
-        batch = draw_batch(g, x, sampler, codes, step, config.seed, key)
-        values = play(g, batch, called, judged, score, D, adam, adam_d, features, learns=(step + 1) % g.inner == 0)
+        with machine.fitting("gan.paired", g.paired):
+            batch = draw_batch(g, x, sampler, codes, step, config.seed, key)
+            values = play(g, batch, called, judged, score, D, adam, adam_d, features, learns=(step + 1) % g.inner == 0)
         results.check_finite(values, name, step)
         blend(average, G, g.ema)
         log.add(step, values)

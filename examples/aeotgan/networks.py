@@ -29,7 +29,7 @@ class Family(NamedTuple):
 class Autoencoder(nn.Module):
     def __init__(self, encoder: nn.Sequential, decoder: nn.Sequential, latent: int) -> None:
         super().__init__()
-        encoder[-1].append(nn.BatchNorm1d(latent, affine=False))  # type: ignore[operator]
+        encoder[-1].append(nn.BatchNorm1d(latent, affine=False))
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, "n d"] | float = 0.0) -> Float[Tensor, "n c h w"]:

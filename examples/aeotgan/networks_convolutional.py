@@ -102,5 +102,3 @@ def _grow(c: int, narrower: int, shape: dict[str, Any]) -> nn.Sequential:
 
 def _shrink(c: int, wider: int, shape: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(c, wider, **shape), nn.BatchNorm2d(wider), nn.LeakyReLU(0.1))
-
-

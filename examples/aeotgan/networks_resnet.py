@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from networks_convolutional import layer_norm
@@ -54,7 +55,7 @@ class SumPool(nn.Module):
 
 
 def generator(latent: int, start: int, widths: Sequence[int]) -> nn.Sequential:
-    blocks = [Block(c, n, nn.Upsample(scale_factor=2)) for c, n in zip((start, *widths), widths, strict=False)]
+    blocks = [Block(c, n, nn.Upsample(scale_factor=2)) for c, n in itertools.pairwise((start, *widths))]
     return nn.Sequential(
         nn.Sequential(nn.Linear(latent, 4 * 4 * start), nn.Unflatten(1, (start, 4, 4))),
         *blocks,
@@ -67,7 +68,7 @@ def encoder(latent: int, start: int, widths: Sequence[int]) -> nn.Sequential:
     back = (*reversed(widths), start)
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(3, back[0], 3, padding=1)),
-        *[Block(c, n, nn.AvgPool2d(2)) for c, n in zip(back, back[1:], strict=False)],
+        *[Block(c, n, nn.AvgPool2d(2)) for c, n in itertools.pairwise(back)],
         nn.Sequential(nn.BatchNorm2d(start), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * start, latent)),
     )
 

@@ -72,17 +72,13 @@ def epochs(path: Path, views: dict[str, Tensor], per_epoch: int, truth: Tensor |
         truth: The images that belong to the reconstructions.
     """
     steps = sorted(views, key=int)
-    names = [f"epoch {int(step) / per_epoch:.3g}" for step in steps]
-    both = torch.stack([views[step].float().div(255) for step in steps]).unflatten(1, (2, -1))  # (v, 2, 16, c, h, w)
-    if truth is None:
-        return sheet(path, both.transpose(0, 1).flatten(0, 2), both.shape[2], [*names, *names])
-    rows = torch.cat([truth.float()[None], both[:, 0], truth.float().new_zeros(1, *both.shape[2:]).fill_(_blank(truth)), both[:, 1]])
-    return sheet(path, rows.flatten(0, 1), both.shape[2], ["ground truth", *names, "", *(f"new, {name}" for name in names)])
-
-
-def _blank(images: Tensor) -> float:
-    """The value that is drawn like paper."""
-    return 0.0 if images.shape[1] == 1 else 1.0
+    names = [f"epoch {round(int(step) / per_epoch, 1):g}" for step in steps]
+    upper, lower = torch.stack([views[step].float().div(255) for step in steps]).unflatten(1, (2, -1)).unbind(1)  # (v, k, ...)
+    if truth is not None:
+        paper = torch.full_like(upper[:1], 0.0 if upper.shape[2] == 1 else 1.0)
+        upper = torch.cat([truth.float()[None], upper, paper])
+    labels = ["ground truth", *names, ""] if truth is not None else names
+    sheet(path, torch.cat([upper, lower]).flatten(0, 1), upper.shape[1], [*labels, *(f"new, {name}" for name in names)])
 
 
 def curves(path: Path, records: list[dict[str, Any]]) -> None:

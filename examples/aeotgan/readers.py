@@ -1,14 +1,14 @@
 """Image files: whichever of these formats lies in a folder. Nothing is unpickled, and torchvision is not needed.
 
-    idx      train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..., plain or .gz (MNIST, Fashion-MNIST)
-    CIFAR    data_batch_1.bin ... data_batch_5.bin, test_batch.bin, the "binary version"
-    arrays   x_train, y_train, x_test, y_test: keys of one .npz file, or files x_train.npy ...; labels may be missing.
-             Images are (n, h, w), (n, h, w, c) or (n, c, h, w), bytes or floats in [0, 1]
-    sheets   NAME_train_*.webp (or .png), NAME_test*.webp: pictures made of tiles, row after row; NAME_labels.npz with
-             y_train and y_test may lie beside them
-    a tree   of png, jpg, webp or bmp pictures, all of one size. In folders `train` and `test`, or a tenth is held out. The
-             middle square is cut out (of CelebA's 178 x 218 the middle 140 x 140) and scaled to the size of the preset.
-             Folders in it are classes
+idx      train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..., plain or .gz (MNIST, Fashion-MNIST)
+CIFAR    data_batch_1.bin ... data_batch_5.bin, test_batch.bin, the "binary version"
+arrays   x_train, y_train, x_test, y_test: keys of one .npz file, or files x_train.npy ...; labels may be missing.
+         Images are (n, h, w), (n, h, w, c) or (n, c, h, w), bytes or floats in [0, 1]
+sheets   NAME_train_*.webp (or .png), NAME_test*.webp: pictures made of tiles, row after row; NAME_labels.npz with
+         y_train and y_test may lie beside them
+a tree   of png, jpg, webp or bmp pictures, all of one size. In folders `train` and `test`, or a tenth is held out. The
+         middle square is cut out (of CelebA's 178 x 218 the middle 140 x 140) and scaled to the size of the preset.
+         Folders in it are classes
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be written ({error}); free some space, or choose another folder with --out.") from error
+        raise ValueError(
+            f"{path} cannot be written ({error}); free some space, or choose another folder with --out."
+        ) from error
     finally:
         with suppress(OSError):
             part.unlink()
