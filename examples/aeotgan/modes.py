@@ -23,7 +23,7 @@ from typing import Any
 
 import results
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -60,9 +60,10 @@ class Mixture:
     std: float
 
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n 2"]:
-        """As many of every mode, as far as that goes."""
-        which = torch.arange(n) % len(self.centres)
-        return self.centres[which] + self.std * torch.randn(n, 2, generator=generator)
+        return self.around(torch.randint(len(self.centres), (n,), generator=generator), generator)
+
+    def around(self, mode: Int[Tensor, " n"], generator: Generator) -> Float[Tensor, "n 2"]:
+        return self.centres[mode] + self.std * torch.randn(len(mode), 2, generator=generator)
 
 
 def ring() -> Mixture:
@@ -141,7 +142,7 @@ def drawn(G: nn.Module, codes: Sampler, n: int, seed: int) -> Float[Tensor, "n 2
 def compare(mixture: Mixture, config: ModesConfig, seed: int, name: str) -> dict[str, Float[Tensor, "n 2"]]:
     """Samples of every method."""
     g = Generator().manual_seed(seed)
-    y = mixture.sample(config.points * len(mixture.centres), g)
+    y = mixture.around(torch.arange(len(mixture.centres)).repeat(config.points), g)
     torch.manual_seed(seed)
     noise: Sampler = lambda n, g: torch.randn(n, config.noise, generator=g)  # noqa: E731
     codes = extension(y, g)
