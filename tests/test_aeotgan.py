@@ -138,7 +138,10 @@ def test_a_step_of_the_generator_minimises_the_stated_sum():
     expected = expected + 0.25 * (encoder(a) - encoder(b)).square().mean()
     slope = torch.autograd.grad(expected, list(G.parameters()))
     descent = torch.optim.SGD(G.parameters(), lr=1.0)
-    values = gan.play(g, batch, G, D, D, D, descent, None, losses.Features(encoder), learns=False)
+    players = gan.Players(
+        generator=G, discriminator=D, critic=D, weights=D, features=losses.Features(encoder), adam=descent, adam_d=descent
+    )
+    values = gan.play(g, batch, players, learns=False)
     for p, old, d in zip(G.parameters(), before, slope, strict=True):
         torch.testing.assert_close(old - p.detach(), d, rtol=1e-3, atol=1e-6)
     assert set(values) == {"adversarial", "fake", "image", "feature", "latent"}
@@ -149,10 +152,10 @@ def test_the_discriminator_learns_every_inner_step_at_its_own_rate(finished, ima
     config = settings.override(DIGITS, ["gan.inner=4", "gan.lr=1e-3", "gan.lr_ratio=5"])
     learnt, rates, play = [], [], gan.play
 
-    def watched(*args, learns):
+    def watched(g, batch, players, *, learns):
         learnt.append(learns)
-        rates.append([optimizer.param_groups[0]["lr"] for optimizer in args[6:8]])
-        return play(*args, learns=learns)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in (players.adam, players.adam_d)])
+        return play(g, batch, players, learns=learns)
 
     monkeypatch.setattr(gan, "play", watched)
     trained(images, tmp_path, config, finished)

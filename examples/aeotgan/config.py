@@ -81,9 +81,9 @@ PRESETS = {
         data="digits",
         network="perceptron",
         threads=1,
-        ae=AutoencoderConfig(latent=16, epochs=200, lr=5e-3),
-        gan=GanConfig(epochs=50, lr=5e-4, lr_ratio=1.0, inner=1),
-        evaluate=EvaluateConfig(samples=1800, classifier_epochs=20),
+        ae=AutoencoderConfig(latent=8, epochs=200, lr=5e-3),
+        gan=GanConfig(epochs=100, lr=5e-4, lr_ratio=1.0, inner=1),
+        evaluate=EvaluateConfig(samples=9000, classifier_epochs=20),
     ),
     "mnist": Config(
         data="mnist",

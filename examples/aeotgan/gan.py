@@ -53,8 +53,9 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
 
 def draw(config: Config, images: Images, sampler: Sampler, out: Path) -> None:
     """The same codes as in the pictures of stage `ot`, so that the two can be compared."""
-    G = networks.load_generator(out / "gan.safetensors", config)
-    encoder = networks.load(out / "autoencoder.safetensors", config).encoder
+    here = machine.current()
+    G = here.placed(networks.load_generator(out / "gan.safetensors", config))
+    encoder = here.placed(networks.load(out / "autoencoder.safetensors", config).encoder)
     new = sampler(2000, machine.keyed(config.seed, transport.KEY, 1))
     made = autoencoder.apply(G, new)
     pictures.generated(out, "gan-", made[:160], images.train)
@@ -71,6 +72,23 @@ class Batch:
     codes: Float[Tensor, "n d"]
     real: Float[Tensor, "n c h w"]
     pairs: int  # m, or 0
+
+
+@dataclass(frozen=True, eq=False)
+class Players:
+    """Networks as they are called in training, and their optimisers.
+
+    `discriminator` is for its own steps, with gradients averaged over all processes; `critic` is the same network without
+    that, for the generator's steps; `weights` holds its weights.
+    """
+
+    generator: Any
+    discriminator: Any
+    critic: Any
+    weights: nn.Module
+    features: Any
+    adam: torch.optim.Optimizer
+    adam_d: torch.optim.Optimizer
 
 
 def draw_batch(g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, step: int, seed: int, key: int) -> Batch:
@@ -114,16 +132,21 @@ def train(
     """
     g, here, key, x = config.gan, machine.current(), zlib.crc32(name.encode()), images.train
     torch.manual_seed(config.seed)
-    G, D = here.placed(generator), here.placed(networks.discriminator(config))
+    G, D = here.placed(generator).train(), here.placed(networks.discriminator(config))
     average = copy.deepcopy(G).eval().requires_grad_(False)
     betas = (g.beta1, 0.999)
-    adam = torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas)
-    adam_d = torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas)
-    features = here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None
-    called, judged, score = here.ready(G), here.ready(D), here.fast(D)
+    players = Players(
+        generator=here.ready(G),
+        discriminator=here.ready(D),
+        critic=here.fast(D),
+        weights=D,
+        features=here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None,
+        adam=torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas),
+        adam_d=torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas),
+    )
     checkpoint = results.Checkpoint(
         out / f"{name}.checkpoint",
-        {"generator": G, "discriminator": D, "average": average, "adam": adam, "adam_d": adam_d},
+        {"generator": G, "discriminator": D, "average": average, "adam": players.adam, "adam_d": players.adam_d},
         results.settings(config, images.digest, ["ae", "ot", "gan"]) | {"training": name, "processes": here.world},
         here.leads,
     )
@@ -149,7 +172,7 @@ def train(
         log.save_if_due(step)
         with machine.fitting("gan.paired", g.paired):
             batch = draw_batch(g, x, sampler, codes, step, config.seed, key)
-            values = play(g, batch, called, judged, score, D, adam, adam_d, features, learns=(step + 1) % g.inner == 0)
+            values = play(g, batch, players, learns=(step + 1) % g.inner == 0)
         results.check_finite(values, name, step)
         blend(average, G, g.ema)
         log.add(step, values)
@@ -163,38 +186,32 @@ def train(
     if here.leads:
         results.save_tensors(out / f"{name}.safetensors", average.state_dict())
         results.write(out / f"{name}.history.json", log.records)
-    return {"steps": log.total, "batch": (1 + g.ratio) * g.paired, "seconds": log.seconds, "last": {k: v for record in log.records for k, v in record.items()}}
+    return {"steps": log.total, "batch": (1 + g.ratio) * g.paired, "seconds": log.seconds, "last": log.last}
 
 
-def play(
-    g: GanConfig, batch: Batch, G: Any, judged: Any, D: Any, network: nn.Module, adam: Any, adam_d: Any, features: Any,
-    *, learns: bool,
-) -> dict[str, float]:  # fmt: skip
-    """One step of the generator, after one of the discriminator where that `learns`; the losses by name.
-
-    `judged` is the discriminator with gradients averaged over the processes, `D` is it alone, `network` holds its weights.
-    """
-    here, m, values = machine.current(), batch.pairs, dict[str, Tensor]()
+def play(g: GanConfig, batch: Batch, players: Players, *, learns: bool) -> dict[str, float]:
+    """One step of the generator, after one of the discriminator where that `learns`; the losses by name."""
+    here, p, m, values = machine.current(), players, batch.pairs, dict[str, Tensor]()
     with here.precision():
-        fake = G(batch.codes).float()
+        fake = p.generator(batch.codes).float()
     if learns:
-        network.requires_grad_(True)
+        p.weights.requires_grad_(True)
         with here.precision():
-            on_real, on_fake = judged(batch.real).float(), judged(fake.detach()).float()
+            on_real, on_fake = p.discriminator(batch.real).float(), p.discriminator(fake.detach()).float()
         values["discriminator"] = loss = losses.discriminator(on_real, on_fake)
         values["real"] = on_real.sigmoid().mean()
-        _descend(adam_d, loss)
-    network.requires_grad_(False)
+        _descend(p.adam_d, loss)
+    p.weights.requires_grad_(False)
     with here.precision():
-        on_fake = D(fake).float()
+        on_fake = p.critic(fake).float()
     values["fake"] = on_fake.sigmoid().mean()
     values["adversarial"] = loss = losses.adversarial(on_fake)
-    if features is not None:
+    if p.features is not None:
         values["image"] = mse_loss(fake[:m], batch.real[:m])
         with here.precision():
-            values["feature"], values["latent"] = features(batch.real[:m], fake[:m])
+            values["feature"], values["latent"] = p.features(batch.real[:m], fake[:m])
         loss = loss + g.image * values["image"] + g.feature * values["feature"] + g.latent * values["latent"]
-    _descend(adam, loss)
+    _descend(p.adam, loss)
     return dict(zip(values, torch.stack([v.detach().float() for v in values.values()]).tolist(), strict=True))
 
 

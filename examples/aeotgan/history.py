@@ -50,7 +50,14 @@ class History:
             self.sums = {}
 
     def note(self, step: int, values: dict[str, float]) -> None:
-        self.records.append({"step": step, "epoch": step / self.steps_per_epoch, **values})
+        if not self.records or self.records[-1]["step"] != step:
+            self.records.append({"step": step, "epoch": step / self.steps_per_epoch})
+        self.records[-1] |= values
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The latest value of each name."""
+        return {name: value for record in self.records for name, value in record.items()}
 
     def save_if_due(self, step: int) -> None:
         if self.checkpoint.due():

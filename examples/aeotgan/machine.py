@@ -52,7 +52,7 @@ class Machine:
 
     def precision(self) -> Any:
         """Mixed precision on GPUs that compute in bfloat16."""
-        on = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        on = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.autocast("cuda", torch.bfloat16) if on else contextlib.nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     sdot.save(S, out / "map.safetensors", source=source, certificate=solution.certificate)
 
-    many = source.sample(PLENTY, like=codes, generator=generator)
+    many = noise(source, PLENTY, generator)
     pictures.convergence(out / "convergence.png", solution, config.ot.tol)
     draw(config, images, out)
     return {
@@ -72,7 +72,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
 
 def draw(config: Config, images: Images, out: Path) -> None:
     """What the decoder makes of new codes."""
-    decoder = networks.load(out / "autoencoder.safetensors", config).decoder
+    decoder = machine.current().placed(networks.load(out / "autoencoder.safetensors", config).decoder)
     codes, sampler = torch.from_numpy(np.load(out / "codes.npy")), generator_codes(out)
     new = sampler(2000, machine.keyed(config.seed, KEY, 1))
     pictures.generated(out, "", autoencoder.apply(decoder, new[:160]), images.train)
@@ -83,7 +83,12 @@ def draw(config: Config, images: Images, out: Path) -> None:
 def generator_codes(out: Path) -> Sampler:
     """n new codes, through the extension that this stage has saved."""
     source, S = _extension(out)
-    return lambda n, generator: S(source.sample(n, like=S.points, generator=generator)).cpu()
+    return lambda n, generator: S(noise(source, n, generator)).cpu()
+
+
+def noise(source: sdot.Source, n: int, generator: Generator) -> Float[Tensor, "n d"]:
+    """Samples of the source, drawn on the CPU, so that they are the same on every device."""
+    return source.sample(n, like=torch.empty(0), generator=generator).to(machine.current().device)
 
 
 def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Float[Tensor, "n d"]:
@@ -92,7 +97,7 @@ def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Fl
     Each leads from noise a to noise b along cos(t) a + sin(t) b, all of which is as good a sample of the source as they are.
     """
     source, S = _extension(out)
-    a, b = source.sample(2 * rows, like=S.points, generator=generator).view(2, rows, 1, S.dim)
+    a, b = noise(source, 2 * rows, generator).view(2, rows, 1, S.dim)
     t = torch.linspace(0, torch.pi / 2, steps).to(a)[:, None]
     return S((t.cos() * a + t.sin() * b).flatten(0, 1)).cpu()
 
