@@ -322,6 +322,18 @@ def test_two_processes_agree_with_one(finished, images, tmp_path):
 # When something is wrong
 
 
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    assert run.main(["--data", "mnist", "--out", str(tmp_path)]) == 2
+    assert "run.py: mnist is read from a folder; say where it is with --root FOLDER." in capsys.readouterr().err
+
+
+def test_batches_that_processes_cannot_share_are_refused():
+    one = machine.Machine(torch.device("cpu"), rank=1, world=3)
+    assert one.share(torch.arange(6)).tolist() == [1, 4]
+    with pytest.raises(ValueError, match="a batch of 7 cannot be shared by 3 processes"):
+        one.share(torch.arange(7))
+
+
 def test_another_configuration_is_refused_and_named(finished, images, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda name, root: images)
     changed = settings.override(DIGITS, ["gan.image=7"])

@@ -88,16 +88,16 @@ PRESETS = {
     "mnist": Config(
         data="mnist",
         network="infogan",
-        ae=AutoencoderConfig(latent=32, epochs=12, batch_size=128, lr=2e-3),
+        ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
         ot=TransportConfig(tol=0.05, precision=0.3),
-        gan=GanConfig(epochs=2),
+        gan=GanConfig(epochs=2, lr=2e-4, lr_ratio=1.0, inner=1),
     ),
     "fashion-mnist": Config(
         data="fashion-mnist",
         network="infogan",
-        ae=AutoencoderConfig(latent=32, epochs=12, batch_size=128, lr=2e-3),
+        ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
         ot=TransportConfig(tol=0.05, precision=0.3),
-        gan=GanConfig(epochs=2),
+        gan=GanConfig(epochs=2, lr=2e-4, lr_ratio=1.0, inner=1),
     ),
     "cifar10": Config(
         data="cifar10",

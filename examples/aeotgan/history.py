@@ -23,7 +23,6 @@ class History:
 
     def __init__(self, steps_per_epoch: int, epochs: int, views: int, checkpoint: Checkpoint) -> None:
         self.steps_per_epoch, self.total, self.checkpoint = steps_per_epoch, steps_per_epoch * epochs, checkpoint
-        self.every = max(1, self.total // POINTS)
         self.shown_at = {self.total * k // max(1, views - 1) for k in range(views)}
         self.step, self.records, self.views = 0, list[dict[str, Any]](), dict[str, Tensor]()
         self.sums: dict[str, list[float]] = {}  # (sum, number) since the last record
@@ -42,7 +41,7 @@ class History:
         for name, value in values.items():
             total, number = self.sums.get(name, (0.0, 0))
             self.sums[name] = [total + value, number + 1]
-        if (step + 1) % self.every == 0 or step + 1 == self.total:
+        if (step + 1) * POINTS // self.total > step * POINTS // self.total:
             here = machine.current()
             names = sorted(self.sums)
             means = here.mean(torch.tensor([self.sums[k][0] / self.sums[k][1] for k in names], dtype=torch.float64))
