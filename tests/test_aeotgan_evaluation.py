@@ -274,7 +274,7 @@ def test_modes_runs(tmp_path, monkeypatch, capsys):
 # The stages, on digits
 
 
-TINY = ["ae.epochs=3", "gan.epochs=1", "gan.views=2", "evaluate.classifier_epochs=2", "evaluate.samples=360", "ot.tol=0.5"]
+TINY = ["ae.epochs=3", "gan.epochs=1", "gan.views=2", "evaluate.classifier_epochs=2", "evaluate.samples=360", "ot.tol=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -293,12 +293,12 @@ def test_one_table_of_all_methods(folder):
     assert {"Gaussian of codes", "GAN, noise", "VAE"} <= set(table)
     assert all(math.isfinite(value) for row in table.values() for value in row.values())
     assert result["samples"] == 180
-    assert result["draws"]["held-out images"] == 1
-    assert result["draws"]["AE-OT"] == 2
+    assert "frechet" not in table["held-out images"]  # of fewer images
+    assert result["draws"] == 2
     assert table["training images"]["copied"] == 1
     assert table["held-out images"]["novelty"] == 1
-    assert table["held-out images"]["frechet"] < table["GAN, noise"]["frechet"]
-    assert 0 < result["frechet_bias"] < table["GAN, noise"]["frechet"]
+    assert table["held-out images"]["frechet_drawn"] < table["GAN, noise"]["frechet_drawn"]
+    assert 0 < result["frechet_bias"]["all"] < result["frechet_bias"]["drawn"] < table["GAN, noise"]["frechet"]
     assert (out / "evaluate.txt").read_text().strip() in said
     for name in ("evaluate.png", "methods.png", "copies.png", "baselines-gan-epochs.png"):
         assert (out / name).stat().st_size > 1000

@@ -52,7 +52,7 @@ def train(config: Config, images: Images, out: Path) -> tuple[networks.Autoencod
     here, ae, x = machine.current(), config.ae, images.train
     torch.manual_seed(config.seed)
     model = here.placed(networks.autoencoder(config))
-    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
     checkpoint = results.Checkpoint(
         out / "ae.checkpoint",
         {"model": model, "adam": optimizer},

@@ -82,7 +82,7 @@ def train_vae(config: Config, images: Images, out: Path) -> tuple[VariationalAut
     here, ae, x = machine.current(), config.ae, images.train
     torch.manual_seed(config.seed)
     model = here.placed(VariationalAutoencoder(config))
-    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
     made_from = results.settings(config, images.digest, ["ae"]) | {"training": "vae", "processes": here.world}
     checkpoint = results.Checkpoint(
         out / "baselines-vae.checkpoint", {"model": model, "adam": optimizer}, made_from, here.leads

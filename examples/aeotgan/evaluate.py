@@ -1,8 +1,9 @@
 """Stage `evaluate`: every method by every measure, beside real images that say what is possible.
 
 Frechet distances to the training and to the held-out images; precision, recall, density and coverage of the held-out ones;
-shares of the classes, images between classes, copies. As many images of each method as are held out, so that all rows bear
-comparison; several draws where `samples` allows, and the standard error of their mean.
+shares of the classes, images between classes, copies. What depends on the number of images is measured on as many as are held
+out, so that all rows bear comparison, in several draws where `samples` allows, with the standard error of their mean; the rest,
+and the Frechet distance once more, on all draws together.
 
 Reads what the earlier stages have written; the baselines if they are there. Writes classifier.safetensors, evaluate.json,
 evaluate.txt, evaluate.png, methods.png and copies.png.
@@ -29,7 +30,7 @@ import torch
 from config import Config
 from data import Images
 from jaxtyping import Float
-from judge import KEY, Judge
+from judge import KEY, PROBED, Judge
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 from transport import Sampler
@@ -37,10 +38,12 @@ from transport import Sampler
 import sdot
 
 HELD_OUT, TRAINING, RECONSTRUCTED = "held-out images", "training images", "reconstructions"
+ONCE = (HELD_OUT, RECONSTRUCTED)  # of which there are no more
 OURS = "AE-OT-GAN"
 Method = Callable[[int, Generator], Float[Tensor, "n c h w"]]
 COLUMNS = {  # header and digits
     "frechet": ("Frechet", 3),
+    "frechet_drawn": ("a draw", 3),
     "frechet_held_out": ("held-out", 3),
     "precision": ("precision", 3),
     "recall": ("recall", 3),
@@ -58,33 +61,30 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     if not machine.current().leads:
         return {}  # one process judges, the others wait
     started, judge = time.monotonic(), Judge(config, images, out)
-    found, shown = dict[str, list[dict[str, float]]](), dict[str, Tensor]()
+    table, errors, shown = dict[str, dict[str, float]](), dict[str, dict[str, float]](), dict[str, Tensor]()
     everything = methods(config, images, out)
-    with tqdm(total=len(everything), desc="evaluate", unit="method") as bar:
-        for name, method in everything.items():
-            once = name in (HELD_OUT, RECONSTRUCTED)
-            draws = 1 if once else max(1, config.evaluate.samples // judge.size)
-            found[name] = []
-            for k in range(draws):
-                new = method(judge.size, machine.keyed(config.seed, KEY, k))  # the same noise for all
-                found[name].append(judge(new, held_out=name == HELD_OUT))
-                if k == 0:
-                    shown[name] = new[: evaluation_pictures.SHOWN]
-                if k == 0 and name == OURS:
-                    evaluation_pictures.copies(out / "copies.png", new[:1000], images)
-            bar.update()
-    table = {name: {key: statistics.mean(row[key] for row in rows) for key in rows[0]} for name, rows in found.items()}
-    errors = {
-        name: {key: statistics.stdev(row[key] for row in rows) / len(rows) ** 0.5 for key in rows[0]}
-        for name, rows in found.items()
-        if len(rows) > 1
-    }
+    draws = max(1, config.evaluate.samples // judge.size)
+    for name, method in tqdm(everything.items(), desc="evaluate", unit="method"):
+        rows, z = list[dict[str, float]](), list[Tensor]()
+        for k in range(1 if name in ONCE else draws):
+            new = method(judge.size, machine.keyed(config.seed, KEY, k))  # the same noise for all
+            z.append(judge.network.features(new))
+            rows.append(judge.one(new, z[-1], held_out=name == HELD_OUT))
+            if k == 0:
+                shown[name] = new[: evaluation_pictures.SHOWN]
+            if k == 0 and name == OURS:
+                evaluation_pictures.copies(out / "copies.png", new[:PROBED], images)
+        table[name] = {key: statistics.mean(row[key] for row in rows) for key in rows[0]} | judge.all(torch.cat(z))
+        if len(rows) > 1:
+            errors[name] = {key: statistics.stdev(row[key] for row in rows) / len(rows) ** 0.5 for key in rows[0]}
+        elif draws > 1:
+            del table[name]["frechet"]  # of fewer images than the others
     result = {
         "network": judge.network.name,
         "accuracy": judge.network.accuracy(images.test, images.test_labels) if judge.shares is not None else None,
         "samples": judge.size,
-        "draws": {name: len(rows) for name, rows in found.items()},
-        "frechet_bias": judge.bias,
+        "draws": draws,
+        "frechet_bias": {"drawn": judge.bias(judge.size), "all": judge.bias(draws * judge.size)},
         "table": table,
         "errors": errors,
         "published_fid": published(config, images, everything),
@@ -140,7 +140,8 @@ def published(config: Config, images: Images, everything: dict[str, Method]) -> 
 
 def text(result: dict[str, Any]) -> str:
     """The table as lines of text."""
-    table, known = result["table"], [key for key in COLUMNS if any(key in row for row in result["table"].values())]
+    table, n, draws, bias = result["table"], result["samples"], result["draws"], result["frechet_bias"]
+    known = [key for key in COLUMNS if any(key in row for row in table.values()) and (key != "frechet_drawn" or draws > 1)]
 
     def line(name: str, cells: list[str]) -> str:
         return f"{name:18s}" + "".join(f"{cell:>10s}" for cell in cells)
@@ -152,8 +153,9 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{result['samples']:,} images a draw. Features: {result['network']}{accuracy}.",
-            f"Frechet distance of as many fresh images, were features Gaussian: {result['frechet_bias']:.3f}.",
-            "Precision, recall, density and coverage are those of the held-out images.",
+            f"{f'{draws} draws of ' if draws > 1 else ''}{n:,} images. Features: {result['network']}{accuracy}.",
+            f"Frechet distance, squared, of as many fresh images, were features Gaussian: {bias['all']:.3f}"
+            + (f", of one draw {bias['drawn']:.3f}." if draws > 1 else "."),
+            "Precision, recall, density and coverage are of the held-out images, in a draw; classes are of all draws.",
         ]
     )

@@ -10,21 +10,23 @@ import torch
 from data import Images
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from pictures import ACCENT, DPI, INK, LINE, SOFT
 from torch import Tensor
 
 SHOWN = 16
 PANELS = {  # title, and the row that says what is possible
     "frechet": ("Fréchet distance to training images", "held-out images"),
-    "frechet_held_out": ("Fréchet distance to held-out images", "training images"),
+    "frechet_drawn": ("the same, as many as are held out", "held-out images"),
+    "frechet_held_out": ("to held-out images", "training images"),
     "precision": ("precision", "training images"),
     "recall": ("recall", "training images"),
     "coverage": ("coverage", "training images"),
-    "class_tv": ("class shares, TV", "held-out images"),
+    "class_tv": ("class shares, TV", "training images"),
     "mixed": ("between classes", "held-out images"),
     "novelty": ("novelty", "held-out images"),
 }
-COLUMNS = 4
+COLUMNS = 3
 REAL = ("held-out images", "training images", "reconstructions")
 
 
@@ -35,9 +37,10 @@ def methods(path: Path, shown: dict[str, Tensor]) -> None:
 
 def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
     """A panel for a measure, a line for a method; dotted what real images reach, bars of two standard errors."""
-    known = [key for key in PANELS if any(key in row for row in table.values())]
+    known = [key for key in PANELS if any(key in row for row in table.values()) and (key != "frechet_drawn" or errors)]
     names, rows = list(table)[::-1], -(-len(known) // COLUMNS)
     figure = Figure(figsize=(11.0, rows * (0.7 + 0.25 * len(names))), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
     axes = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
     for ax in axes[len(known) :]:
         ax.set_visible(False)
@@ -52,10 +55,13 @@ def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[
                 ax.errorbar(table[name][key], y, xerr=error or None, fmt="o", ms=5, color=colour, lw=1, clip_on=False, zorder=3)
         ax.set_title(title, fontsize=9, color=INK, loc="left")
         ax.set_yticks(range(len(names)), names)
-        ax.set_xlim(left=0)
-        if max(table[name].get(key, 0.0) for name in names) <= 1:
-            ax.set_xlim(right=min(1.0, 1.05 * ax.get_xlim()[1]))
-        ax.locator_params(axis="x", nbins=4)
+        if key.startswith("frechet"):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            ax.set_xlim(0, max(0.01, 1.05 * max(row.get(key, 0.0) for row in table.values())))
+            ax.locator_params(axis="x", nbins=4)
         ax.tick_params(colors=INK, labelsize=8, length=0)
         ax.grid(axis="y", color="#eceff1", lw=0.8)
         ax.set_axisbelow(True)

@@ -52,9 +52,14 @@ def apply(module: nn.Module, x: Tensor, size: int = 512) -> Tensor:
     return torch.cat([module(part.to(device).float()).cpu() for part in x.split(size)])
 
 
+def wanting(config: Config, images: Images) -> bool:
+    """Whether there are neither labels to train a classifier with nor weights of another network."""
+    return not config.evaluate.weights and images.train_labels is None
+
+
 def check(config: Config, images: Images) -> None:
     """Say at once, not after hours of training, that images cannot be judged."""
-    if not config.evaluate.weights and images.train_labels is None:
+    if wanting(config, images):
         raise ValueError(
             f"{config.data} has no labels to train a classifier with; name a file of weights for features with --set "
             f"evaluate.weights=FILE, such as imagenet_squeezenet10.npz, or leave evaluate out of --stages."
@@ -121,7 +126,7 @@ def shifted(images: Float[Tensor, "n c h w"], reach: int) -> Float[Tensor, "n c 
 
 
 def train(images: Images, epochs: int, seed: int, mirror: bool = False) -> dict[str, Tensor]:
-    """Weights of a classifier: Adam, one cycle of the learning rate, shifted images; an average over the last hundred steps or so."""
+    """Weights of a classifier: Adam, one cycle of the learning rate, shifted images, an average over about 100 steps."""
     assert images.train_labels is not None
     x, labels, device = images.train, images.train_labels, machine.current().device
     torch.manual_seed(seed)
@@ -129,7 +134,7 @@ def train(images: Images, epochs: int, seed: int, mirror: bool = False) -> dict[
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
     batch = 128 if len(x) > 5000 else 64
     steps = epochs * (len(x) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=steps)
     with tqdm(total=steps, desc="classifier", unit="step") as bar:
         for _ in range(epochs):

@@ -141,8 +141,8 @@ def train(
         critic=here.fast(D),
         weights=D,
         features=here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None,
-        adam=torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas),
-        adam_d=torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas),
+        adam=torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas, fused=True),
+        adam_d=torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas, fused=True),
     )
     checkpoint = results.Checkpoint(
         out / f"{name}.checkpoint",

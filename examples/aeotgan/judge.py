@@ -22,7 +22,7 @@ WATCHED = 5000  # images of the Frechet distance on the way
 
 
 class Judge:
-    """Measures of images, `size` of them: as many as are held out, which `real` says what is possible by."""
+    """Measures of images against training and held-out ones, `size` of them a draw: as many as are held out."""
 
     def __init__(self, config: Config, images: Images, out: Path) -> None:
         self.network = features.choose(config, images, out)
@@ -37,25 +37,29 @@ class Judge:
         if images.train_labels is not None and self.network.head is not None:
             self.shares = metrics.histogram(images.train_labels, int(images.train_labels.max()) + 1)
 
-    @property
-    def bias(self) -> float:
-        """The Frechet distance that as many fresh images would have, in the mean, if features were Gaussian."""
-        return metrics.bias(self.moments[0], self.size, len(self.train))
+    def bias(self, n: int) -> float:
+        """The Frechet distance that n fresh images would have, in the mean, if features were Gaussian."""
+        return metrics.bias(self.moments[0], n, len(self.train))
 
-    def __call__(self, new: Float[Tensor, "n c h w"], held_out: bool = False) -> dict[str, float]:
-        """Every measure; for the held-out images themselves those that do not compare them with themselves."""
-        z = self.network.features(new)
-        found = {"frechet": metrics.frechet(Moments.of(z), self.moments[0])}
+    def one(self, new: Float[Tensor, "n c h w"], z: Float[Tensor, "n d"], held_out: bool = False) -> dict[str, float]:
+        """Measures that depend on how many images there are, of one draw; of the held-out images themselves those that do
+        not compare them with themselves."""
+        found = {"frechet_drawn": metrics.frechet(Moments.of(z), self.moments[0])}
         if not held_out:
             found |= {"frechet_held_out": metrics.frechet(Moments.of(z), self.moments[1]), **metrics.fidelity(self.held_out, z)}
-        if self.shares is not None:
-            found |= metrics.classes(self.network.probabilities(z), self.shares)
         found |= self.novelty(new[:PROBED].flatten(1))
         return found | {f"feature_{name}": value for name, value in self.feature_novelty(z[:PROBED]).items()}
 
+    def all(self, z: Float[Tensor, "n d"]) -> dict[str, float]:
+        """Measures of all draws together: the more images the better."""
+        found = {"frechet": metrics.frechet(Moments.of(z), self.moments[0])}
+        return found if self.shares is None else found | metrics.classes(self.network.probabilities(z), self.shares)
 
-def watch(config: Config, images: Images, sampler: Sampler, out: Path) -> Callable[[int, nn.Module], dict[str, float]]:
-    """The Frechet distance of a generator to the training images, for the curves of a training."""
+
+def watch(config: Config, images: Images, sampler: Sampler, out: Path) -> Callable[[int, nn.Module], dict[str, float]] | None:
+    """The Frechet distance of a generator to the training images, for the curves of a training; None without features."""
+    if features.wanting(config, images):
+        return None
     network = features.choose(config, images, out)
     truth = Moments.of(network.features(images.train))
     codes = sampler(min(config.evaluate.samples, WATCHED), machine.keyed(config.seed, KEY))

@@ -97,7 +97,7 @@ def adversaries(
 ) -> None:
     """The non-saturating GAN. Where points are their own codes, `paired`, G is held to them by the content loss, too."""
     D, g = perceptron(2, 1, config.width), Generator().manual_seed(seed)
-    for_G, for_D = (torch.optim.Adam(net.parameters(), lr=config.lr, betas=(0.5, 0.999)) for net in (G, D))
+    for_G, for_D = (torch.optim.Adam(net.parameters(), lr=config.lr, betas=(0.5, 0.999), fused=True) for net in (G, D))
     for _ in tqdm(range(config.steps), desc=name, unit="step", leave=False):
         real, again = (y[torch.randint(len(y), (config.batch_size,), generator=g)] for _ in range(2))
         fake = G(codes(config.batch_size, g))

@@ -74,11 +74,11 @@ def epochs(path: Path, views: dict[str, Tensor], per_epoch: int, truth: Tensor |
     steps = sorted(views, key=int)
     names = [f"epoch {round(int(step) / per_epoch, 1):g}" for step in steps]
     upper, lower = torch.stack([views[step].float().div(255) for step in steps]).unflatten(1, (2, -1)).unbind(1)  # (v, k, ...)
-    if truth is not None:
-        paper = torch.full_like(upper[:1], 0.0 if upper.shape[2] == 1 else 1.0)
-        upper = torch.cat([truth.float()[None], upper, paper])
-    labels = ["ground truth", *names, ""] if truth is not None else names
-    sheet(path, torch.cat([upper, lower]).flatten(0, 1), upper.shape[1], [*labels, *(f"new, {name}" for name in names)])
+    if truth is None:
+        return sheet(path, lower.flatten(0, 1), lower.shape[1], names)
+    paper = torch.full_like(upper[:1], 0.0 if upper.shape[2] == 1 else 1.0)
+    rows = torch.cat([truth.float()[None], upper, paper, lower])
+    return sheet(path, rows.flatten(0, 1), upper.shape[1], ["ground truth", *names, "", *(f"new, {name}" for name in names)])
 
 
 def curves(path: Path, records: list[dict[str, Any]]) -> None:
