@@ -20,6 +20,7 @@ from torch import nn
 
 FOLDER = Path(__file__).parent.parent / "examples" / "aeotgan"
 sys.path.insert(0, str(FOLDER))
+os.environ["SDOT_DEVICE"] = "cpu"  # where there is a GPU too; it has a test of its own
 
 import autoencoder  # noqa: E402
 import config as settings  # noqa: E402
@@ -266,6 +267,24 @@ def test_a_killed_gan_ends_with_the_same_bits(finished, images, tmp_path, monkey
     trained(images, resumed, config, finished)
     for name in ("gan.safetensors", "gan.history.json", "gan-epochs.png", "gan-curves.png"):
         assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.gpu
+def test_a_gpu_run_that_is_killed_ends_with_the_same_bits(finished, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDOT_DEVICE", "cuda")
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    for folder in (straight, resumed):
+        folder.mkdir()
+    autoencoder.main(DIGITS, images, straight)
+    trained(images, straight, DIGITS, finished)
+    with killed_at(17, gan, "play"):
+        trained(images, resumed, DIGITS, finished)
+    trained(images, resumed, DIGITS, finished)
+    for name in ("gan.safetensors", "gan.history.json"):
+        assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+    on_gpu, on_cpu = (results.load_tensors(folder / "gan.safetensors")[0] for folder in (straight, finished))
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name], value, rtol=0.05, atol=0.01)
 
 
 def test_a_plain_gan_and_a_watch(images, tmp_path):

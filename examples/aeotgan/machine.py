@@ -72,10 +72,15 @@ class Machine:
                 raise RuntimeError(f"{name} differs between process 0 and process {self.rank} after training.")
 
 
+def on_cuda() -> bool:
+    """Whether GPUs compute: where there are any, unless SDOT_DEVICE=cpu."""
+    return torch.cuda.is_available() and os.environ.get("SDOT_DEVICE") != "cpu"
+
+
 def current() -> Machine:
     """This process on its GPU, or on the CPU where there is none."""
     shared = dist.is_available() and dist.is_initialized()
-    if torch.cuda.is_available():
+    if on_cuda():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     else:
         device = torch.device("cpu")
@@ -85,7 +90,7 @@ def current() -> Machine:
 @contextlib.contextmanager
 def processes() -> Iterator[Machine]:
     """Join the other processes that torchrun has started, if it has."""
-    cuda = torch.cuda.is_available()
+    cuda = on_cuda()
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)  # a run that goes on must end as if never stopped
