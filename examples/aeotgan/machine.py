@@ -7,12 +7,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# a network is called twice before its gradient is taken, and its buffers must not be exchanged between; named so since 2.13
+SYNC = next(
+    name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(DistributedDataParallel).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Machine:
         """The module as it is called in training: gradients are averaged over all processes."""
         if self.world > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            module = nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+            module = DistributedDataParallel(module, device_ids=ids, **{SYNC: False})
         return self.fast(module)
 
     def fast(self, module: nn.Module) -> Any:
