@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
+os.environ["SDOT_DEVICE"] = "cpu"
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "aeotgan"))
 

@@ -32,8 +32,8 @@ class GanConfig:
     paired: int = 32  # m, reconstructed images in a batch
     ratio: int = 3  # generated images for each reconstructed one; as many random real ones
     lr: float = 2e-5  # of the generator
-    lr_ratio: float = 15.0  # R: the discriminator learns at lr / R
-    inner: int = 3  # T, steps of the generator for each of the discriminator
+    lr_ratio: float = 1.0  # R: the discriminator learns at lr / R
+    inner: int = 1  # T, steps of the generator for each of the discriminator
     beta1: float = 0.5  # of Adam, for both
     image: float = 10.0  # weight of the content loss, a mean square over pixels
     feature: float = 0.1  # of each layer of the encoder but the last, a mean square over its outputs
@@ -82,7 +82,7 @@ PRESETS = {
         network="perceptron",
         threads=1,
         ae=AutoencoderConfig(latent=8, epochs=200, lr=5e-3),
-        gan=GanConfig(epochs=100, lr=5e-4, lr_ratio=1.0, inner=1),
+        gan=GanConfig(epochs=100, lr=5e-4),
         evaluate=EvaluateConfig(samples=9000, classifier_epochs=20),
     ),
     "mnist": Config(
@@ -90,14 +90,7 @@ PRESETS = {
         network="infogan",
         ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
         ot=TransportConfig(tol=0.05, precision=0.3),
-        gan=GanConfig(epochs=2, lr=2e-4, lr_ratio=1.0, inner=1),
-    ),
-    "fashion-mnist": Config(
-        data="fashion-mnist",
-        network="infogan",
-        ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
-        ot=TransportConfig(tol=0.05, precision=0.3),
-        gan=GanConfig(epochs=2, lr=2e-4, lr_ratio=1.0, inner=1),
+        gan=GanConfig(epochs=2, lr=2e-4),
     ),
     "cifar10": Config(
         data="cifar10",
@@ -105,6 +98,7 @@ PRESETS = {
         ae=AutoencoderConfig(latent=128, epochs=200),
         ot=TransportConfig(tol=0.05, precision=0.3),
         gan=GanConfig(epochs=500, lr_ratio=10.0, inner=25),
+        evaluate=EvaluateConfig(classifier_epochs=30),
     ),
     "celeba": Config(
         data="celeba",
@@ -121,6 +115,7 @@ PRESETS = {
         gan=GanConfig(epochs=500, paired=8, lr_ratio=5.0, inner=15),
     ),
 }
+PRESETS["fashion-mnist"] = replace(PRESETS["mnist"], data="fashion-mnist")
 PRESETS["cifar10-resnet"] = replace(PRESETS["cifar10"], network="sngan-resnet")
 PRESETS["celeba-resnet"] = replace(PRESETS["celeba"], network="wgan-div-resnet")
 

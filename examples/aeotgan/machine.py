@@ -7,12 +7,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# a network is called twice before its gradient is taken, and its buffers must not be exchanged between; named so since 2.13
+SYNC = next(
+    name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(DistributedDataParallel).parameters
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Machine:
         """The module as it is called in training: gradients are averaged over all processes."""
         if self.world > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            module = nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+            module = DistributedDataParallel(module, device_ids=ids, **{SYNC: False})
         return self.fast(module)
 
     def fast(self, module: nn.Module) -> Any:
@@ -72,10 +79,15 @@ class Machine:
                 raise RuntimeError(f"{name} differs between process 0 and process {self.rank} after training.")
 
 
+def on_cuda() -> bool:
+    """Whether GPUs compute: where there are any, unless SDOT_DEVICE=cpu."""
+    return torch.cuda.is_available() and os.environ.get("SDOT_DEVICE") != "cpu"
+
+
 def current() -> Machine:
     """This process on its GPU, or on the CPU where there is none."""
     shared = dist.is_available() and dist.is_initialized()
-    if torch.cuda.is_available():
+    if on_cuda():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     else:
         device = torch.device("cpu")
@@ -85,7 +97,7 @@ def current() -> Machine:
 @contextlib.contextmanager
 def processes() -> Iterator[Machine]:
     """Join the other processes that torchrun has started, if it has."""
-    cuda = torch.cuda.is_available()
+    cuda = on_cuda()
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)  # a run that goes on must end as if never stopped

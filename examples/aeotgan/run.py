@@ -103,7 +103,7 @@ def run(config: Config, root: Path | None, out: Path, stages: list[str], force: 
     if here.leads:
         versions = {"sdot": sdot.__version__, "torch": torch.__version__, "numpy": np.__version__}
         results.write(out / "report.json", {"config": asdict(config), "versions": versions, **found})
-    return "\n".join(summary(found, out))
+    return "\n".join(summary(found, out)) if here.leads else ""
 
 
 def summary(found: dict[str, Any], out: Path) -> list[str]:
