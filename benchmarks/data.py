@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 ROOT = Path(__file__).parent.parent
+DIMENSIONS = {"digits": 16, "mnist": 32}  # of codes
 
 
 class Missing(Exception):
@@ -69,7 +70,8 @@ def codes(name: str) -> Tensor:
     if not (out / "ae.json").exists():
         source = ["--root", str(file("mnist"))] if name == "mnist" else []
         script = ROOT / "examples" / "aeotgan" / "run.py"
-        command = [sys.executable, str(script), "--data", name, "--out", str(out), "--stages", "ae", *source]
+        size = ["--set", f"ae.latent={DIMENSIONS[name]}"]
+        command = [sys.executable, str(script), "--data", name, "--out", str(out), "--stages", "ae", *source, *size]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the autoencoder of {name} could not be trained: {done.stderr.strip().splitlines()[-1]}")

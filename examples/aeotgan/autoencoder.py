@@ -5,71 +5,106 @@ Writes autoencoder.safetensors, codes.npy (n, latent), reconstructions.png and a
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import machine
 import networks
 import numpy as np
 import pictures
+import results
 import torch
-from config import AutoencoderConfig, Config
+from config import Config
 from data import Images
 from jaxtyping import Float
-from results import replacing
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+KEY = 1  # of this stage's randomness
+
 
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
-    torch.manual_seed(config.seed)
-    model = networks.build(config.data, config.ae.latent)
-    started = time.monotonic()
-    train(model, images.train, config.ae)
-    seconds = time.monotonic() - started
-
-    model.eval()
-    with replacing(out / "autoencoder.safetensors") as part:
-        save_file(model.state_dict(), part)
-    with replacing(out / "codes.npy") as part:
-        np.save(part, apply(model.encoder, images.train).numpy())
-    shown = images.test[:48]
-    pictures.pairs(out / "reconstructions.png", shown, apply(model, shown), ("held-out image", "reconstruction"))
+    here = machine.current()
+    with machine.fitting("ae.batch_size", config.ae.batch_size):
+        model, seconds = train(config, images, out)
+        model.eval()
+        codes = apply(model.encoder, images.train)
+        errors = {"train_error": error(model, images.train), "test_error": error(model, images.test)}
+    if here.leads:
+        results.save_tensors(out / "autoencoder.safetensors", model.state_dict())
+        with results.replacing(out / "codes.npy") as part, part.open("wb") as file:
+            np.save(file, codes.numpy())
+        shown = images.test[:48].float()
+        pictures.pairs(out / "reconstructions.png", shown, apply(model, shown), ("held-out image", "reconstruction"))
     return {
         "images": len(images.train),
         "latent": config.ae.latent,
-        "train_error": error(model, images.train),
-        "test_error": error(model, images.test),
+        **errors,
         "test_images": len(images.test),
         "seconds": seconds,
     }
 
 
-def train(model: networks.Autoencoder, images: Float[Tensor, "n c h w"], config: AutoencoderConfig) -> None:
+def train(config: Config, images: Images, out: Path) -> tuple[networks.Autoencoder, float]:
     """Mean squared error, Adam, a learning rate that falls to zero along a cosine."""
-    batches = len(images) // config.batch_size
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches)
-    with tqdm(total=config.epochs * batches, desc="autoencoder", unit="step") as bar:
-        for _ in range(config.epochs):
-            for rows in torch.randperm(len(images))[: batches * config.batch_size].view(batches, -1):
-                x = images[rows]
-                loss = nn.functional.mse_loss(model(x, noise=config.noise), x)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
-                bar.update()
+    here, ae, x = machine.current(), config.ae, images.train
+    torch.manual_seed(config.seed)
+    model = here.placed(networks.autoencoder(config))
+    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
+    checkpoint = results.Checkpoint(
+        out / "ae.checkpoint",
+        {"model": model, "adam": optimizer},
+        results.settings(config, images.digest, ["ae"]) | {"processes": here.world},
+        here.leads,
+    )
+    saved = checkpoint.read()
+    first, before = (saved[1]["step"], saved[1]["seconds"]) if saved else (0, 0.0)
+    called, started = here.ready(model), time.monotonic()
+    size = min(ae.batch_size, len(x))
+    batches = len(x) // size
+    total = ae.epochs * batches
+    bar = tqdm(total=total, initial=first, desc="autoencoder", unit="step", disable=not here.leads)
+    for step in range(first, total):
+        if checkpoint.due():
+            checkpoint.write({}, {"step": step, "seconds": before + time.monotonic() - started})
+        rows = epoch_rows(len(x), size, step, config.seed, KEY)
+        noise = ae.noise * torch.randn(size, ae.latent, generator=machine.keyed(config.seed, KEY, step))
+        batch, noise = here.share(x[rows]).float(), here.share(noise)
+        for group in optimizer.param_groups:
+            group["lr"] = ae.lr * (1 + math.cos(math.pi * step / total)) / 2
+        with here.precision():
+            loss = nn.functional.mse_loss(called(batch, noise).float(), batch)
+        results.check_finite({"loss": (value := loss.item())}, "ae", step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
+        bar.update()
+    bar.close()
+    here.check_agreement(model)
+    seconds = before + time.monotonic() - started
+    checkpoint.write({}, {"step": total, "seconds": seconds})
+    return model, seconds
+
+
+def epoch_rows(n: int, size: int, step: int, seed: int, key: int) -> Tensor:
+    """The rows of a step's batch: in an epoch each row comes once, in an order of the epoch's own. Left-overs are skipped."""
+    epoch, k = divmod(step, n // size)
+    order = torch.randperm(n, generator=machine.keyed(seed, key, epoch, 0))
+    return order[k * size : (k + 1) * size]
 
 
 @torch.no_grad()
-def apply(model: nn.Module, x: Tensor) -> Tensor:
-    """The model in batches, so that memory stays small."""
-    return torch.cat([model(part) for part in x.split(4096)])
+def apply(model: nn.Module, x: Tensor, size: int = 1024) -> Tensor:
+    """The model in batches, so that memory stays small; the outcome on the CPU."""
+    device = next(model.parameters()).device
+    return torch.cat([model(part.to(device).float()).float().cpu() for part in x.split(size)])
 
 
+@torch.no_grad()
 def error(model: networks.Autoencoder, images: Float[Tensor, "n c h w"]) -> float:
     """Mean squared error of a pixel, in [0, 1]."""
-    return nn.functional.mse_loss(apply(model, images), images).item()
+    parts = [(apply(model, x) - x.float()).square().sum(dtype=torch.float64) for x in images.split(1024)]
+    return float(sum(parts) / images.numel())

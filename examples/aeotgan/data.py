@@ -1,28 +1,36 @@
-"""Images in [0, 1] with their labels: scikit-learn's digits, which come with it, or MNIST from a folder."""
+"""Images in [0, 1] with their labels: scikit-learn's digits, which come with it, or a data set from a folder."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import readers
 import torch
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+SIZES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "celeba": (3, 64, 64),
+    "celebahq": (3, 256, 256),
+}
+LARGE = 2**31  # values beyond which half precision is kept, which holds all 256 levels exactly
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Training images, and test images that no stage learns from."""
+    """Training images, and test images that no stage learns from. Labels are None where a data set has none."""
 
     train: Float[Tensor, "n c h w"]
-    train_labels: Int[Tensor, " n"]
+    train_labels: Int[Tensor, " n"] | None
     test: Float[Tensor, "k c h w"]
-    test_labels: Int[Tensor, " k"]
+    test_labels: Int[Tensor, " k"] | None
 
     @property
     def digest(self) -> str:
@@ -31,12 +39,21 @@ class Images:
 
 
 def load(data: str, root: Path | None) -> Images:
-    """The images of a preset; `root` is the folder of the MNIST files."""
+    """The images of a preset; `root` is the folder, or the file, that holds them: see readers.py for the formats."""
     if data == "digits":
         return digits()
     if root is None:
-        raise ValueError(f"{data} is read from its four idx files; say where they are with --root FOLDER.")
-    return Images(*idx_pair(root, "train"), *idx_pair(root, "t10k"))
+        raise ValueError(f"{data} is read from a folder; say where it is with --root FOLDER.")
+    train, test = readers.read(root, SIZES[data])
+    for part, (images, labels) in (("training", train), ("test", test)):
+        if images.shape[1:] != SIZES[data]:
+            raise ValueError(
+                f"{data} has images of {SIZES[data]} (channels, height, width), but the {part} images in {root} have "
+                f"{tuple(images.shape[1:])}; choose the preset that they belong to with --data."
+            )
+        if labels is not None and len(labels) != len(images):
+            raise ValueError(f"{root} holds {len(images)} {part} images, but {len(labels)} labels; copy the original files.")
+    return Images(scaled(train[0]), train[1], scaled(test[0]), test[1])
 
 
 def digits(held_out: int = 180) -> Images:
@@ -47,25 +64,14 @@ def digits(held_out: int = 180) -> Images:
     return Images(images[train], labels[train], images[test], labels[test])
 
 
-def idx_pair(root: Path, part: str) -> tuple[Float[Tensor, "n 1 28 28"], Int[Tensor, " n"]]:
-    images, labels = read_idx(root / f"{part}-images-idx3-ubyte"), read_idx(root / f"{part}-labels-idx1-ubyte")
-    if images.shape != (len(images), 28, 28) or labels.shape != (len(images),):
+def scaled(images: Tensor) -> Float[Tensor, "n c h w"]:
+    """Bytes to values in [0, 1]; what is no longer bytes must lie there already."""
+    kind = torch.float16 if images.numel() > LARGE else torch.float32
+    if images.dtype == torch.uint8:
+        return torch.cat([part.to(torch.float32).div(255).to(kind) for part in images.split(1024)])
+    if not (images.is_floating_point() and images.min() >= 0 and images.max() <= 1):
         raise ValueError(
-            f"the {part} files in {root} should hold n images of 28 x 28 pixels and n labels, but their shapes are "
-            f"{tuple(images.shape)} and {tuple(labels.shape)}; copy the original files."
+            f"images must be bytes, or floats in [0, 1], but {images.dtype} from {images.min().item():g} to "
+            f"{images.max().item():g} came."
         )
-    return images[:, None].float() / 255, labels.long()
-
-
-def read_idx(path: Path) -> Int[Tensor, ...]:
-    """An idx file of bytes, plain or with the ending .gz: the magic 0 0 8 rank, big-endian sizes, then the values."""
-    path = path if path.exists() else path.with_name(f"{path.name}.gz")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}); copy the original file there, plain or gzipped.") from error
-    start = 4 + 4 * raw[3] if raw[:3] == b"\0\0\x08" and len(raw) > 3 else math.inf
-    shape = struct.unpack_from(f">{raw[3]}I", raw, 4) if start <= len(raw) else None
-    if shape is None or len(raw) != start + math.prod(shape):
-        raise ValueError(f"{path} is no idx file of bytes, or is cut short; copy the original file again.")
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=int(start)).reshape(shape)
+    return images.to(kind)

@@ -1,17 +1,22 @@
-"""Stage `ot`: carry noise onto the codes by optimal transport, and decode new digits.
+"""Stage `ot`: carry noise onto the codes by optimal transport, extend the map between neighbouring codes, decode new images.
 
 The only stage that solves. The optimal map T sends noise x to one of the codes, so that decoding T(x) would only return
-reconstructions. The entropic map T.soft(x, eps) blends the few codes whose cells lie nearest to x: new codes, new digits.
+reconstructions. The extension S blends codes that lie close together: new codes, new images (AE-OT, the GAN's epoch 0).
 
-Reads autoencoder.safetensors and codes.npy; writes map.safetensors, generated.png, nearest.png, convergence.png and ot.json.
+Reads autoencoder.safetensors and codes.npy; writes map.safetensors, generated.png, nearest.png, walks.png, codes.png,
+convergence.png and ot.json.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import autoencoder
+import machine
 import networks
 import numpy as np
 import pictures
@@ -19,78 +24,92 @@ import torch
 from config import Config
 from data import Images
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 import sdot
 
-BLEND = 0.9  # a sample is called a blend when no code weighs more
+KEY = 2  # of this stage's randomness
+PLENTY = 100_000  # samples that shares are counted from
+Sampler = Callable[[int, Generator], Float[Tensor, "n d"]]
 
 
-@torch.no_grad()
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(config.seed)
-    codes = torch.from_numpy(np.load(out / "codes.npy"))
+    if not machine.current().leads:
+        return {}  # one process solves, the others wait
+    generator = machine.keyed(config.seed, KEY)
+    codes = torch.from_numpy(np.load(out / "codes.npy")).to(machine.current().device)
     source, target = sdot.Gaussian(dim=config.ae.latent), sdot.DiscreteMeasure.uniform(codes)
     solution = sdot.solve(
         source, target, tol=config.ot.tol, progress=True, checkpoint=out / "ot.checkpoint", generator=generator
     )
-    T = solution.map
-    sdot.save(T, out / "map.safetensors", source=source, certificate=solution.certificate)
+    started, T = time.monotonic(), solution.map
+    cells = sdot.estimate_cells(T, source, precision=config.ot.precision, generator=generator)
+    K = sdot.rips_complex(codes, max_dim=1)
+    S = sdot.PiecewiseLinearMap(T, cells, K)
+    seconds = time.monotonic() - started
+    sdot.save(S, out / "map.safetensors", source=source, certificate=solution.certificate)
+
+    many = noise(source, PLENTY, generator)
     pictures.convergence(out / "convergence.png", solution, config.ot.tol)
-
-    x = source.sample(500, like=codes, generator=generator)
-    eps = temperature(T, x, config.ot.hardness)
-    weight = largest_weight(T, x, eps)
-    decode = networks.load(out / "autoencoder.safetensors", config.data, config.ae.latent).decoder
-    new = decode(T.soft(x, eps))
-    near = nearest(new, images.train)
-    pictures.sheet(out / "generated.png", new[:160])
-    pictures.pairs(out / "nearest.png", new[:48], near[:48], ("new digit", "nearest image"))
-
-    held_out = images.test[:500]
-    many = source.sample(100_000, like=codes, generator=generator)
+    draw(config, images, out)
     return {
         "certificate": asdict(solution.certificate),
         "summary": str(solution.certificate),
         "samples": solution.history[-1].samples,
         "seconds": solution.seconds,
         "stopped_by": solution.reason,
-        "eps": eps,
-        "blends": (weight < BLEND).float().mean().item(),
-        "mean_largest_weight": weight.mean().item(),
-        "nearest_image_to_new": difference(new, near),
-        "nearest_image_to_held_out": difference(held_out, nearest(held_out, images.train)),
+        "extension_seconds": seconds,
+        "moved": S.share_moved(many),
+        "rule": S.weights,
+        "max_edge_length": K.max_edge_length,
+        "max_edge_length_because": K.reason,
+        "edges": len(K.simplices[1]),
+        "unresolved_cells": len(cells.unresolved),
         "class_shares": shares(images.train_labels),
-        "class_shares_of_map": shares(images.train_labels[T.cell(many)]),
+        "class_shares_of_map": shares(images.train_labels, T.cell(many)),
     }
 
 
-def largest_weight(T: sdot.BrenierMap, x: Float[Tensor, "n d"], eps: float) -> Float[Tensor, " n"]:
-    """How much the foremost code weighs in each blend T.soft(x, eps)."""
-    return ((T.potential(x) - sdot.kernels.soft_potential(x, T.points, T.heights, eps)) / eps).exp()
+def draw(config: Config, images: Images, out: Path) -> None:
+    """What the decoder makes of new codes."""
+    decoder = machine.current().placed(networks.load(out / "autoencoder.safetensors", config).decoder)
+    codes, sampler = torch.from_numpy(np.load(out / "codes.npy")), generator_codes(out)
+    new = sampler(2000, machine.keyed(config.seed, KEY, 1))
+    pictures.generated(out, "", autoencoder.apply(decoder, new[:160]), images.train)
+    pictures.sheet(out / "walks.png", autoencoder.apply(decoder, walks(out, machine.keyed(config.seed, KEY, 2))), columns=16)
+    pictures.embedding(out / "codes.png", codes, new)
 
 
-def temperature(T: sdot.BrenierMap, x: Float[Tensor, "n d"], hardness: float) -> float:
-    """The temperature at which the largest weight is `hardness` in the mean, by bisection on a logarithmic scale."""
-    high = 10 * T.potential(x).std().item()
-    low = 1e-6 * high
-    while high > 1.001 * low:
-        middle = (low * high) ** 0.5
-        harder = largest_weight(T, x, middle).mean() > hardness
-        low, high = (middle, high) if harder else (low, middle)
-    return middle
+def generator_codes(out: Path) -> Sampler:
+    """n new codes, through the extension that this stage has saved."""
+    source, S = _extension(out)
+    return lambda n, generator: S(noise(source, n, generator)).cpu()
 
 
-def nearest(images: Tensor, training: Tensor) -> Tensor:
-    """The nearest training image of each image."""
-    return training[torch.cdist(images.flatten(1), training.flatten(1)).argmin(1)]
+def noise(source: sdot.Source, n: int, generator: Generator) -> Float[Tensor, "n d"]:
+    """Samples of the source, drawn on the CPU, so that they are the same on every device."""
+    return source.sample(n, like=torch.empty(0), generator=generator).to(machine.current().device)
 
 
-def difference(a: Tensor, b: Tensor) -> float:
-    """Mean squared difference of their pixels."""
-    return (a - b).square().mean().item()
+def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Float[Tensor, "n d"]:
+    """Codes along walks through the extension, one walk after the other.
+
+    Each leads from noise a to noise b along cos(t) a + sin(t) b, all of which is as good a sample of the source as they are.
+    """
+    source, S = _extension(out)
+    a, b = noise(source, 2 * rows, generator).view(2, rows, 1, S.dim)
+    t = torch.linspace(0, torch.pi / 2, steps).to(a)[:, None]
+    return S((t.cos() * a + t.sin() * b).flatten(0, 1)).cpu()
 
 
-def shares(labels: Tensor) -> list[float]:
-    """How often each of the ten digits occurs."""
-    return (torch.bincount(labels, minlength=10) / len(labels)).tolist()
+def _extension(out: Path) -> tuple[Any, sdot.PiecewiseLinearMap]:
+    path = out / "map.safetensors"
+    return sdot.info(path).source, sdot.load(path, device=str(machine.current().device))
+
+
+def shares(labels: Tensor | None, rows: Tensor | None = None) -> list[float] | None:
+    """How often each class occurs, among all images or these."""
+    if labels is None:
+        return None
+    own = labels if rows is None else labels[rows.cpu()]
+    return (torch.bincount(own, minlength=int(labels.max()) + 1) / len(own)).tolist()

@@ -1,0 +1,120 @@
+"""Stage `baselines`: what else could be made of the same networks in the same number of epochs.
+
+A GAN fed with Gaussian noise, its generator new; a variational autoencoder (Kingma and Welling, 2014), whose decoder learns its
+own variance (Rybkin et al., ICML 2021), so that there is no weight to choose between its two losses. The third baseline, the
+decoder fed with a Gaussian fitted to the codes, needs no training.
+
+Writes baselines-gan.safetensors, baselines-vae.safetensors, their checkpoints, histories and pictures, and baselines.json.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import autoencoder
+import gan
+import machine
+import networks
+import results
+import torch
+from config import Config
+from data import Images
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+from transport import Sampler
+
+KEY = 4  # of this stage's randomness
+
+
+def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
+    b, here = config.baselines, machine.current()
+    plain = replace(config, gan=replace(config.gan, lr=b.lr, lr_ratio=b.lr_ratio, inner=b.inner))
+    torch.manual_seed(config.seed)
+    found = gan.train(plain, images, noise(config), networks.generator(config), out, name="baselines-gan")
+    model, last, seconds = train_vae(config, images, out)
+    if here.leads:
+        results.save_tensors(out / "baselines-vae.safetensors", model.decoder.state_dict())
+        (out / "baselines-gan.checkpoint").unlink(missing_ok=True)
+        (out / "baselines-vae.checkpoint").unlink(missing_ok=True)
+    return {"baselines-gan": found, "vae": {"epochs": config.ae.epochs, "seconds": seconds, **last}}
+
+
+def noise(config: Config) -> Sampler:
+    """What the Gaussian-noise GAN and the variational autoencoder are fed with."""
+    return lambda n, generator: torch.randn(n, config.ae.latent, generator=generator)
+
+
+def fitted(codes: Float[Tensor, "m d"]) -> Sampler:
+    """A Gaussian with the mean and the covariance of the codes."""
+    mean, covariance = codes.double().mean(0), torch.cov(codes.double().T)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt()  # of rank d also where the codes are not
+
+    def sampler(n: int, generator: Generator) -> Tensor:
+        z = torch.randn(n, codes.shape[1], generator=generator, dtype=torch.float64)
+        return (mean + z @ root.T).to(codes)
+
+    return sampler
+
+
+class VariationalAutoencoder(nn.Module):
+    """The same encoder but for its last layer, which has the mean and the logarithm of the variance of each coordinate."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        family = networks.FAMILIES[config.network]
+        self.encoder, self.decoder = family.encoder(2 * config.ae.latent), family.generator(config.ae.latent)
+
+    def forward(self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+        """The images made of samples of their codes, and the divergence of the codes' law from N(0, I)."""
+        mean, log_variance = self.encoder(x).float().clamp(-20, 20).chunk(2, 1)
+        made = self.decoder(mean + (log_variance / 2).exp() * noise)
+        return made, (mean.square() + log_variance.exp() - log_variance - 1).sum(1).mean() / 2
+
+
+def train_vae(config: Config, images: Images, out: Path) -> tuple[VariationalAutoencoder, dict[str, float], float]:
+    """The evidence lower bound in nats an image, D / 2 log (mean square error) - D_KL; Adam as in stage `ae`."""
+    here, ae, x = machine.current(), config.ae, images.train
+    torch.manual_seed(config.seed)
+    model = here.placed(VariationalAutoencoder(config))
+    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
+    made_from = results.settings(config, images.digest, ["ae"]) | {"training": "vae", "processes": here.world}
+    checkpoint = results.Checkpoint(
+        out / "baselines-vae.checkpoint", {"model": model, "adam": optimizer}, made_from, here.leads
+    )
+    saved = checkpoint.read()
+    first, before = (saved[1]["step"], saved[1]["seconds"]) if saved else (0, 0.0)
+    called, started = here.ready(model), time.monotonic()
+    size = min(ae.batch_size, len(x))
+    total = ae.epochs * (len(x) // size)
+    values = {"error": math.nan, "divergence": math.nan}
+    bar = tqdm(total=total, initial=first, desc="vae", unit="step", disable=not here.leads)
+    for step in range(first, total):
+        if checkpoint.due():
+            checkpoint.write({}, {"step": step, "seconds": before + time.monotonic() - started})
+        rows = autoencoder.epoch_rows(len(x), size, step, config.seed, KEY)
+        noise = torch.randn(size, ae.latent, generator=machine.keyed(config.seed, KEY, step))
+        batch, noise = here.share(x[rows]).float(), here.share(noise)
+        for group in optimizer.param_groups:
+            group["lr"] = ae.lr * (1 + math.cos(math.pi * step / total)) / 2
+        with here.precision():
+            made, divergence = called(batch, noise)
+        error = nn.functional.mse_loss(made.float(), batch)
+        loss = batch[0].numel() / 2 * error.log() + divergence
+        values = {"error": error.item(), "divergence": divergence.item()}
+        results.check_finite(values, "vae", step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix_str(f"error {values['error']:.4f}, divergence {values['divergence']:.1f}", refresh=False)
+        bar.update()
+    bar.close()
+    here.check_agreement(model)
+    seconds = before + time.monotonic() - started
+    checkpoint.write({}, {"step": total, "seconds": seconds})
+    return model.eval(), values, seconds
