@@ -47,15 +47,18 @@ def filled(text: str) -> str:
 
 
 def efficiency() -> str:
-    rows = []
+    rows, marks = (
+        [],
+        [mark for mark in MARKS if any(row["mark"] == mark for _, r in results("efficiency-newton-") for row in r["rows"])],
+    )
     for name, result in results("efficiency-newton-"):
         if not (summary := result.get("summary")):
             continue  # not finished yet
         by = {row["mark"]: row for row in summary}
-        etas = [f"{by[mark]['eta_mean']:.2f} ({by[mark]['eta_min']:.2f})" if mark in by else "" for mark in MARKS]
+        etas = [f"{by[mark]['eta_mean']:.2f} ({by[mark]['eta_min']:.2f})" if mark in by else "" for mark in marks]
         own = by.get(100, summary[-1])["own_over_judged"]
         rows.append([name, str(summary[0]["seeds"]), *etas, f"{own:.2f}"])
-    return table(["problem", "seeds", *(f"{mark} m" for mark in MARKS), "own / judged"], rows)
+    return table(["problem", "seeds", *(f"{mark} m" for mark in marks), "own / judged"], rows)
 
 
 def stopping() -> str:
