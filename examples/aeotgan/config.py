@@ -44,7 +44,7 @@ class GanConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig:
-    """Of the GAN that is fed with Gaussian noise; its batches and epochs are those of `gan`. The rates are DCGAN's."""
+    """Of the GAN that is fed with Gaussian noise; its batches and epochs are those of `gan`. The rate is DCGAN's."""
 
     lr: float = 2e-4
     lr_ratio: float = 1.0
@@ -83,6 +83,7 @@ PRESETS = {
         threads=1,
         ae=AutoencoderConfig(latent=8, epochs=200, lr=5e-3),
         gan=GanConfig(epochs=100, lr=5e-4),
+        baselines=BaselinesConfig(lr=1e-3),
         evaluate=EvaluateConfig(samples=9000, classifier_epochs=20),
     ),
     "mnist": Config(
