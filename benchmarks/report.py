@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "aeotgan" / "README.md"]
 
 
 def filled(text: str) -> str:
@@ -135,12 +135,34 @@ def numbers(row: Json, cpu: str) -> list[str]:
     ]
 
 
+def digits() -> str:
+    """The table of `examples/aeotgan/run.py`."""
+    columns = {"frechet": "Frechet", "precision": "precision", "recall": "recall", "coverage": "coverage",
+               "class_tv": "class TV", "mixed": "mixed", "novelty": "novelty"}  # fmt: skip
+    found = read("aeotgan/digits")["evaluate"]["table"]
+    rows = [[name, *(f"{row[key]:.3g}" if key in row else "" for key in columns)] for name, row in found.items()]
+    return table(["", *columns.values()], rows)
+
+
+def modes() -> str:
+    """The table of `examples/aeotgan/modes.py`, ranges over its seeds."""
+    rows = []
+    for name, methods in read("aeotgan/modes")["sets"].items():
+        for method, runs in methods.items():
+            n, bad, distance = ([run[key] for run in runs] for key in ("modes", "bad", "wasserstein"))
+            rows.append([name, method, f"{min(n)} to {max(n)}", f"{100 * min(bad):.1f} to {100 * max(bad):.1f} %",
+                         f"{min(distance):.2f} to {max(distance):.2f}"])  # fmt: skip
+    return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "efficiency": efficiency,
     "stopping": stopping,
     "ablation": ablation,
     "races": races,
     "race-latent-16": race_latent_16,
+    "digits": digits,
+    "modes": modes,
 }
 
 
