@@ -130,7 +130,7 @@ def solve(
             if state.chi2 <= tol and state.samples >= next_check:
                 certificate = run.certify(state, tol / 10)
                 if certificate.chi2 <= tol:
-                    reason = "tol"
+                    reason, chosen = "tol", state
                     break
                 next_check = state.samples + state.samples // 4
             over = "max_samples" if state.samples >= budget else "max_seconds" if seconds >= patience else None
@@ -139,11 +139,11 @@ def solve(
             except FloatingPointError:
                 over, new = "diverged", None
             if new is None:
-                reason, certificate = over or "", run.certify(state, tol / 10)
+                reason, chosen, certificate = over or "", state, run.certify(state, tol / 10)
                 if certificate.chi2 > tol and state.before is not None:
                     earlier = replace(state, heights=state.before)
                     other = run.certify(earlier, tol / 10)
-                    state, certificate = (earlier, other) if other.chi2 < certificate.chi2 else (state, certificate)
+                    chosen, certificate = (earlier, other) if other.chi2 < certificate.chi2 else (chosen, certificate)
                 break
             state = new
             history.append(Record(state.step, state.samples, time.monotonic() - started, state.chi2))
@@ -158,7 +158,7 @@ def solve(
             bar.close()
     file.write(state, run.seed, next_check, history)
     solution = Solution(
-        run.map(state), certificate, tuple(history), time.monotonic() - started, "tol" if certificate.chi2 <= tol else reason
+        run.map(chosen), certificate, tuple(history), time.monotonic() - started, "tol" if certificate.chi2 <= tol else reason
     )
     if not solution.converged:
         warnings.warn(_advice(solution, run.values, tol, budget, patience), ConvergenceWarning, stacklevel=2)

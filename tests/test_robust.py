@@ -152,6 +152,19 @@ def test_one_target_takes_nearly_everything_in_the_plane_and_is_solved():
     assert_solved(sdot.UniformCube(2), heavy(500, 2), max_samples=20_000)
 
 
+@pytest.mark.filterwarnings("ignore::sdot.ConvergenceWarning")
+@pytest.mark.parametrize("budget", [5_000, 12_000])
+def test_a_budget_that_ends_on_a_bad_step_does_not_change_what_follows(tmp_path, budget: int):
+    """The map then comes from before that step, but the checkpoint goes on after it."""
+    source, target = sdot.UniformCube(2), heavy(500, 2)
+    settings = {"tol": 1e-6, "checkpoint": tmp_path / "ot.safetensors"}
+    sdot.solve(source, target, max_samples=budget, generator=seeded(0), **settings)
+    resumed = sdot.solve(source, target, max_samples=40_000, generator=seeded(0), **settings)
+    whole = sdot.solve(source, target, tol=1e-6, max_samples=40_000, generator=seeded(0))
+    assert [r.chi2 for r in resumed.history] == [r.chi2 for r in whole.history]
+    assert torch.equal(resumed.map.heights, whole.map.heights)
+
+
 @pytest.mark.parametrize("d", [2, 8, 16])
 def test_weights_over_eight_decades(d: int):
     """Each weight above one in a thousand is met, on samples drawn here."""
