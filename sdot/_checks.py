@@ -24,6 +24,11 @@ def tensor(name: str, value: Any) -> Tensor:
     )
 
 
+def as_given(given: Any, result: Tensor) -> Any:
+    """Arrays in, arrays out: `result` as an array where `given` was one."""
+    return result.detach().cpu().numpy() if isinstance(given, np.ndarray) else result
+
+
 def floating(name: str, value: Tensor) -> Tensor:
     if value.dtype not in DTYPES:
         raise ValueError(

@@ -15,7 +15,7 @@ from .affine import Affine
 from .barycentric import MOST
 from .blending import Pair, Projected, Rule, Softmax, rows_at_once
 from .cells import Cells
-from .maps import BrenierMap, _edge
+from .maps import BrenierMap
 from .simplicial import SimplicialComplex
 from .stars import joined_stars
 from .triangulation import Barycentric
@@ -139,13 +139,15 @@ class PiecewiseLinearMap(nn.Module):
     def forward(self, x: Any) -> Any:
         """T~(x), shape (n, d)."""
         z = self.map._queries(x)
-        return _edge(x, torch.cat([self.rule.image(self.map, b, cell) for b, cell in self._blocks(z)]))
+        return _checks.as_given(x, torch.cat([self.rule.image(self.map, b, cell) for b, cell in self._blocks(z)]))
 
     def parts(self, x: Any) -> Parts:
         """Vertices and weights of T~(x), and whether x moved."""
         found = [self.rule(self.map, b, cell) for b, cell in self._blocks(self.map._queries(x))]
         vertices, weight = (torch.cat(values) for values in zip(*found, strict=True))
-        return Parts(_edge(x, vertices), _edge(x, weight), _edge(x, (weight[:, 1:] != 0).any(1)))
+        return Parts(
+            _checks.as_given(x, vertices), _checks.as_given(x, weight), _checks.as_given(x, (weight[:, 1:] != 0).any(1))
+        )
 
     def share_moved(self, x: Any) -> float:
         """The share of the points that T~ does not send to a target."""

@@ -46,16 +46,16 @@ class BrenierMap(nn.Module):
     def forward(self, x: Any) -> Any:
         """T(x): the target point of each row of x, shape (n, d)."""
         z = self._queries(x)
-        return _edge(x, self.points[self._top(z)[1]])
+        return _checks.as_given(x, self.points[self._top(z)[1]])
 
     def cell(self, x: Any) -> Any:
         """The index of the power cell that each row of x lies in, shape (n,)."""
-        return _edge(x, self._top(self._queries(x))[1])
+        return _checks.as_given(x, self._top(self._queries(x))[1])
 
     def potential(self, x: Any) -> Any:
         """The Brenier potential u_h(x), shape (n,), in the units of <x, y>. Differentiable, with gradient T."""
         z = self._queries(x)
-        return _edge(x, self._top(z)[0].to(z))
+        return _checks.as_given(x, self._top(z)[0].to(z))
 
     def soft(self, x: Any, eps: float) -> Any:
         """The entropic map: sum_i softmax_i((<x, y_i> + h_i) / eps) y_i, shape (n, d). Tends to T as eps -> 0.
@@ -66,7 +66,7 @@ class BrenierMap(nn.Module):
         """
         z = self._queries(x)
         y = kernels.precise(self.points)
-        return _edge(x, kernels.soft_average(z.to(y), y, self.heights, eps, backend=self.backend).to(z))
+        return _checks.as_given(x, kernels.soft_average(z.to(y), y, self.heights, eps, backend=self.backend).to(z))
 
     def extra_repr(self) -> str:
         return f"{self.points.shape[0]} points in R^{self.dim}"
@@ -81,8 +81,3 @@ class BrenierMap(nn.Module):
         y = kernels.precise(self.points)
         value, index = kernels.topk(x.to(y), y, self.heights, backend=self.backend)
         return value[:, 0], index[:, 0]
-
-
-def _edge(x: Any, result: Tensor) -> Any:
-    """Arrays in, arrays out."""
-    return result.detach().cpu().numpy() if isinstance(x, np.ndarray) else result

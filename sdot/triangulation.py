@@ -12,6 +12,7 @@ from .barycentric import barycentric_coordinates
 from .blending import Blend, Rule
 from .maps import BrenierMap
 from .simplicial import SimplicialComplex
+from .simplicial.complex import find_edges
 
 DELAUNAY_DIM = 4
 
@@ -70,10 +71,7 @@ class Barycentric(Rule):
         weight = barycentric_coordinates(z, self.centroid[vertices].to(kind))
         inside = (weight >= -1e-6).all(1) & self.allowed[facet[:, 0]]  # false where a flat simplex gives NaN
         own = vertices == cell[:, None]
-        i, j = torch.minimum(cell[:, None], vertices), torch.maximum(cell[:, None], vertices)
-        key = i * len(T.points) + j
-        place = torch.searchsorted(self.edges, key).clamp_max(len(self.edges) - 1)
-        inside &= (own | (self.edges[place] == key)).all(1)
+        inside &= (own | (find_edges(self.edges, len(T.points), cell[:, None], vertices) >= 0)).all(1)
         weight = weight.clamp_min(0)
         weight = weight / weight.sum(1, keepdim=True)
         first = torch.where(inside, (weight * own).sum(1), 1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import _checks
@@ -45,4 +44,4 @@ def dihedral_angles(points: Any, edges: Any, *, standardise: bool = True) -> Any
         u, v = normal[pairs[s, 0]], normal[pairs[s, 1]]
         # exact for small angles too, where the arc cosine loses half of the digits (Kahan, 2006)
         angle[s] = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
-    return angle.cpu().numpy() if isinstance(points, np.ndarray) else angle
+    return _checks.as_given(points, angle)

@@ -97,11 +97,7 @@ class SimplicialComplex:
 
     def edge_index(self, i: Int[Tensor, "*n"], j: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
         """The row of the edge between i and j in simplices[1], or -1 where they are not joined."""
-        key = torch.minimum(i, j) * self.num_vertices + torch.maximum(i, j)
-        if not len(self.edge_keys):
-            return torch.full_like(key, -1)
-        row = torch.searchsorted(self.edge_keys, key).clamp_(max=len(self.edge_keys) - 1)
-        return torch.where(self.edge_keys[row] == key, row, -1)
+        return find_edges(self.edge_keys, self.num_vertices, i, j)
 
     def joined(self, i: Any, j: Any) -> Any:
         """Whether i = j or {i, j} is an edge, for many pairs at once.
@@ -116,7 +112,7 @@ class SimplicialComplex:
         u, v = self._vertices("i", i), self._vertices("j", j)
         u = u.view(*u.shape, *[1] * (v.dim() - u.dim()))
         u, v = torch.broadcast_tensors(u, v)  # type: ignore[no-untyped-call]
-        return _edge(i, (u == v) | (self.edge_index(u, v) >= 0))
+        return _checks.as_given(i, (u == v) | (self.edge_index(u, v) >= 0))
 
     def contains(self, vertices: Any) -> Any:
         """Whether each row of vertices is a simplex of K, of any dimension: all pairs are equal or joined.
@@ -134,7 +130,7 @@ class SimplicialComplex:
         for a, b in combinations(range(rows.shape[1]), 2):
             left = inside.nonzero()[:, 0]
             inside[left] = self.joined(rows[left, a], rows[left, b])
-        return _edge(vertices, inside)
+        return _checks.as_given(vertices, inside)
 
     def components(self) -> Int[Tensor, " m"]:
         """The connected component of every vertex, numbered from 0 in the order of their first vertices."""
@@ -208,6 +204,15 @@ class SimplicialComplex:
         return i
 
 
+def find_edges(keys: Int[Tensor, " e"], m: int, i: Int[Tensor, "*n"], j: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """The place of the edge between i and j among `edge_keys` of m vertices, or -1 where they are not joined."""
+    key = torch.minimum(i, j) * m + torch.maximum(i, j)
+    if not len(keys):
+        return torch.full_like(key, -1)
+    place = torch.searchsorted(keys, key).clamp_(max=len(keys) - 1)
+    return torch.where(keys[place] == key, place, -1)
+
+
 def graph(vertices: int, edges: Int[Tensor, "e 2"], max_edge_length: float, reason: str) -> SimplicialComplex:
     """The complex of dimension one with these edges, which are in order."""
     return SimplicialComplex((torch.arange(vertices, device=edges.device)[:, None], edges), max_edge_length, reason)
@@ -232,8 +237,3 @@ def _sorted(rows: Int[Tensor, "s k"]) -> Int[Tensor, "s k"]:
     for column in reversed(range(rows.shape[1])):
         rows = rows[rows[:, column].argsort(stable=True)]
     return rows
-
-
-def _edge(given: Any, result: Tensor) -> Any:
-    """Arrays in, arrays out."""
-    return result.cpu().numpy() if isinstance(given, np.ndarray) else result

@@ -187,16 +187,12 @@ class Newton:
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
         limit = max(state.residual, floor) if n == state.points else 10 * max(state.residual, state.chi2)
-        if residual > limit and state.before is not None:  # the last step went too far
-            again = state.passes < MOST_PASSES
-            return replace(
-                state,
-                heights=torch.lerp(state.before, state.heights, 0.3) if again else state.before,
-                chi2=max(state.chi2, state.residual),
-                batch=n if again else math.ceil(1.5 * n),
-                points=n,
-                passes=state.passes + 3 if again else 0,
-            )
+        before = state.before
+        if residual > limit and before is not None:  # the last step went too far
+            state = replace(state, chi2=max(state.chi2, state.residual), points=n)
+            if state.passes < MOST_PASSES:
+                return replace(state, heights=torch.lerp(before, state.heights, 0.3), passes=state.passes + 3)
+            return replace(state, heights=before, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
