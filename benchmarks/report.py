@@ -1,6 +1,6 @@
 """Write what has been measured into the documents: every table between two marks is made from the files in results/.
 
-python -m benchmarks.report            rewrite the tables of README.md and docs/
+python -m benchmarks.report            rewrite the tables of README.md, docs/ and examples/aeotgan/README.md
 python -m benchmarks.report --check    only say which of them are not what the results say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is one of TABLES.
@@ -47,13 +47,11 @@ def filled(text: str) -> str:
 
 
 def efficiency() -> str:
-    rows, marks = (
-        [],
-        [mark for mark in MARKS if any(row["mark"] == mark for _, r in results("efficiency-newton-") for row in r["rows"])],
-    )
-    for name, result in results("efficiency-newton-"):
-        if not (summary := result.get("summary")):
-            continue  # not finished yet
+    summaries = {name: result["summary"] for name, result in results("efficiency-newton-") if result.get("summary")}
+    reached = {row["mark"] for summary in summaries.values() for row in summary}
+    marks = [mark for mark in MARKS if mark in reached]
+    rows = []
+    for name, summary in summaries.items():
         by = {row["mark"]: row for row in summary}
         etas = [f"{by[mark]['eta_mean']:.2f} ({by[mark]['eta_min']:.2f})" if mark in by else "" for mark in marks]
         own = by.get(100, summary[-1])["own_over_judged"]
@@ -120,8 +118,8 @@ def race_latent_16() -> str:
             tries = [row for row in tries if row["met"]] or tries
             if tries:
                 best = min(tries, key=lambda row: row["cpu"] if row["met"] else row["chi2"])
-                settings = role if best["settings"] == role else best["settings"]
-                rows.append([f"{label}, {'best: ' if role == 'best' else ''}{settings}", *numbers(best, f"{best['cpu']:.3g}")])
+                prefix = "best: " if role == "best" else ""
+                rows.append([f"{label}, {prefix}{best['settings']}", *numbers(best, f"{best['cpu']:.3g}")])
     return table(["method", "CPU s", "samples per target", "chi2", "eta"], rows)
 
 

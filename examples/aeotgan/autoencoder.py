@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,30 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 KEY = 1  # of this stage's randomness
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training of an encoder and a decoder has of its own.
+
+    Attributes:
+        objective: The loss and the values to tell, from what the model makes of a batch, and the batch.
+        path: Its checkpoint.
+        name: What errors call it.
+        label, shown: For the progress bar: its name, and what it says of the values.
+        key: Of its randomness.
+        noise: Standard deviation of the noise.
+        identity: What the checkpoint must agree in, beside the settings of stage `ae`.
+    """
+
+    objective: Callable[[Any, Tensor], tuple[Tensor, dict[str, Tensor]]]
+    path: Path
+    name: str
+    label: str
+    shown: str
+    key: int
+    noise: float = 1.0
+    identity: dict[str, str] = field(default_factory=dict)
 
 
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
@@ -48,45 +74,63 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
 
 
 def train(config: Config, images: Images, out: Path) -> tuple[networks.Autoencoder, float]:
-    """Mean squared error, Adam, a learning rate that falls to zero along a cosine."""
-    here, ae, x = machine.current(), config.ae, images.train
+    """Mean squared error; noise on the codes."""
+
+    def objective(made: Tensor, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = nn.functional.mse_loss(made.float(), batch)
+        return loss, {"loss": loss}
+
     torch.manual_seed(config.seed)
-    model = here.placed(networks.autoencoder(config))
-    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
-    checkpoint = results.Checkpoint(
+    model = machine.current().placed(networks.autoencoder(config))
+    training = Training(
+        objective,
         out / "ae.checkpoint",
-        {"model": model, "adam": optimizer},
-        results.settings(config, images.digest, ["ae"]) | {"processes": here.world},
-        here.leads,
+        name="ae",
+        label="autoencoder",
+        shown="loss {loss:.4f}",
+        key=KEY,
+        noise=config.ae.noise,
     )
+    return model, fit(config, images, model, training)[1]
+
+
+def fit(config: Config, images: Images, model: nn.Module, training: Training) -> tuple[dict[str, float], float]:
+    """Train model(images, noise), where noise has a normal number for each coordinate of a code: Adam, a learning rate that
+    falls to zero along a cosine. Goes on from its checkpoint. Returns the values of the last step, and seconds."""
+    here, ae, x = machine.current(), config.ae, images.train
+    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
+    made_from = results.settings(config, images.digest, ["ae"]) | training.identity | {"processes": here.world}
+    checkpoint = results.Checkpoint(training.path, {"model": model, "adam": optimizer}, made_from, here.leads)
     saved = checkpoint.read()
     first, before = (saved[1]["step"], saved[1]["seconds"]) if saved else (0, 0.0)
     called, started = here.ready(model), time.monotonic()
     size = min(ae.batch_size, len(x))
-    batches = len(x) // size
-    total = ae.epochs * batches
-    bar = tqdm(total=total, initial=first, desc="autoencoder", unit="step", disable=not here.leads)
+    total = ae.epochs * (len(x) // size)
+    values = dict[str, float]()
+    bar = tqdm(total=total, initial=first, desc=training.label, unit="step", disable=not here.leads)
     for step in range(first, total):
         if checkpoint.due():
             checkpoint.write({}, {"step": step, "seconds": before + time.monotonic() - started})
-        rows = epoch_rows(len(x), size, step, config.seed, KEY)
-        noise = ae.noise * torch.randn(size, ae.latent, generator=machine.keyed(config.seed, KEY, step))
-        batch, noise = here.share(x[rows]).float(), here.share(noise)
+        rows = epoch_rows(len(x), size, step, config.seed, training.key)
+        z = training.noise * torch.randn(size, ae.latent, generator=machine.keyed(config.seed, training.key, step))
+        batch, z = here.share(x[rows]).float(), here.share(z)
         for group in optimizer.param_groups:
             group["lr"] = ae.lr * (1 + math.cos(math.pi * step / total)) / 2
         with here.precision():
-            loss = nn.functional.mse_loss(called(batch, noise).float(), batch)
-        results.check_finite({"loss": (value := loss.item())}, "ae", step)
+            made = called(batch, z)
+        loss, told = training.objective(made, batch)
+        values = {name: value.item() for name, value in told.items()}
+        results.check_finite(values, training.name, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        bar.set_postfix_str(f"loss {value:.4f}", refresh=False)
+        bar.set_postfix_str(training.shown.format(**values), refresh=False)
         bar.update()
     bar.close()
     here.check_agreement(model)
     seconds = before + time.monotonic() - started
     checkpoint.write({}, {"step": total, "seconds": seconds})
-    return model, seconds
+    return values, seconds
 
 
 def epoch_rows(n: int, size: int, step: int, seed: int, key: int) -> Tensor:

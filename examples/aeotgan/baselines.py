@@ -10,7 +10,6 @@ Writes baselines-gan.safetensors, baselines-vae.safetensors, their checkpoints, 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ import machine
 import networks
 import results
 import torch
+from autoencoder import Training
 from config import Config
 from data import Images
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 from transport import Sampler
 
 KEY = 4  # of this stage's randomness
@@ -78,43 +77,16 @@ class VariationalAutoencoder(nn.Module):
 
 
 def train_vae(config: Config, images: Images, out: Path) -> tuple[VariationalAutoencoder, dict[str, float], float]:
-    """The evidence lower bound in nats an image, D / 2 log (mean square error) - D_KL; Adam as in stage `ae`."""
-    here, ae, x = machine.current(), config.ae, images.train
+    """The evidence lower bound in nats an image, D / 2 log (mean square error) - D_KL; otherwise as in stage `ae`."""
+
+    def objective(made: tuple[Tensor, Tensor], batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        image, divergence = made
+        error = nn.functional.mse_loss(image.float(), batch)
+        return batch[0].numel() / 2 * error.log() + divergence, {"error": error, "divergence": divergence}
+
     torch.manual_seed(config.seed)
-    model = here.placed(VariationalAutoencoder(config))
-    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
-    made_from = results.settings(config, images.digest, ["ae"]) | {"training": "vae", "processes": here.world}
-    checkpoint = results.Checkpoint(
-        out / "baselines-vae.checkpoint", {"model": model, "adam": optimizer}, made_from, here.leads
-    )
-    saved = checkpoint.read()
-    first, before = (saved[1]["step"], saved[1]["seconds"]) if saved else (0, 0.0)
-    called, started = here.ready(model), time.monotonic()
-    size = min(ae.batch_size, len(x))
-    total = ae.epochs * (len(x) // size)
-    values = {"error": math.nan, "divergence": math.nan}
-    bar = tqdm(total=total, initial=first, desc="vae", unit="step", disable=not here.leads)
-    for step in range(first, total):
-        if checkpoint.due():
-            checkpoint.write({}, {"step": step, "seconds": before + time.monotonic() - started})
-        rows = autoencoder.epoch_rows(len(x), size, step, config.seed, KEY)
-        noise = torch.randn(size, ae.latent, generator=machine.keyed(config.seed, KEY, step))
-        batch, noise = here.share(x[rows]).float(), here.share(noise)
-        for group in optimizer.param_groups:
-            group["lr"] = ae.lr * (1 + math.cos(math.pi * step / total)) / 2
-        with here.precision():
-            made, divergence = called(batch, noise)
-        error = nn.functional.mse_loss(made.float(), batch)
-        loss = batch[0].numel() / 2 * error.log() + divergence
-        values = {"error": error.item(), "divergence": divergence.item()}
-        results.check_finite(values, "vae", step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix_str(f"error {values['error']:.4f}, divergence {values['divergence']:.1f}", refresh=False)
-        bar.update()
-    bar.close()
-    here.check_agreement(model)
-    seconds = before + time.monotonic() - started
-    checkpoint.write({}, {"step": total, "seconds": seconds})
-    return model.eval(), values, seconds
+    model = machine.current().placed(VariationalAutoencoder(config))
+    path, shown = out / "baselines-vae.checkpoint", "error {error:.4f}, divergence {divergence:.1f}"
+    training = Training(objective, path, name="vae", label="vae", shown=shown, key=KEY, identity={"training": "vae"})
+    last, seconds = autoencoder.fit(config, images, model, training)
+    return model.eval(), {"error": math.nan, "divergence": math.nan} | last, seconds

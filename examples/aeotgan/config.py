@@ -76,6 +76,7 @@ class Config:
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+MANY_CODES = TransportConfig(tol=0.05, precision=0.3)  # tens of thousands
 PRESETS = {
     "digits": Config(
         data="digits",
@@ -90,14 +91,14 @@ PRESETS = {
         data="mnist",
         network="infogan",
         ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
-        ot=TransportConfig(tol=0.05, precision=0.3),
+        ot=MANY_CODES,
         gan=GanConfig(epochs=2, lr=2e-4),
     ),
     "cifar10": Config(
         data="cifar10",
         network="sngan",
         ae=AutoencoderConfig(latent=128, epochs=200),
-        ot=TransportConfig(tol=0.05, precision=0.3),
+        ot=MANY_CODES,
         gan=GanConfig(epochs=500, lr_ratio=10.0, inner=25),
         evaluate=EvaluateConfig(classifier_epochs=30),
     ),
@@ -105,14 +106,14 @@ PRESETS = {
         data="celeba",
         network="dcgan",
         ae=AutoencoderConfig(latent=128, epochs=200),
-        ot=TransportConfig(tol=0.05, precision=0.3),
+        ot=MANY_CODES,
         gan=GanConfig(epochs=500, lr_ratio=5.0, inner=15),
     ),
     "celebahq": Config(
         data="celebahq",
         network="wgan-div-resnet-256",
         ae=AutoencoderConfig(latent=128, epochs=200, batch_size=64),
-        ot=TransportConfig(tol=0.05, precision=0.3),
+        ot=MANY_CODES,
         gan=GanConfig(epochs=500, paired=8, lr_ratio=5.0, inner=15),
     ),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import autoencoder
 import machine
 import pretrained
 import results
@@ -22,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 WRITTEN = ("digits", "mnist")  # whose mirror images are something else
+BATCH = 512  # images whose features are made at once
 PEAK = 3e-3  # highest learning rate of the classifier
 
 
@@ -34,22 +36,15 @@ class FeatureNetwork:
     head: nn.Module | None  # features to logits (n, classes)
 
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return apply(self.body, images)
+        return autoencoder.apply(self.body, images, BATCH)
 
     def probabilities(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
         if self.head is None:
             raise ValueError(f"{self.name} does not know the classes of these images.")
-        return apply(self.head, features).softmax(1)
+        return autoencoder.apply(self.head, features, BATCH).softmax(1)
 
     def accuracy(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> float:
         return (self.probabilities(self.features(images)).argmax(1) == labels).double().mean().item()
-
-
-@torch.no_grad()
-def apply(module: nn.Module, x: Tensor, size: int = 512) -> Tensor:
-    """The module in batches; the outcome on the CPU."""
-    device = next(module.parameters()).device
-    return torch.cat([module(part.to(device).float()).cpu() for part in x.split(size)])
 
 
 def wanting(config: Config, images: Images) -> bool:

@@ -25,6 +25,7 @@ import results
 import torch
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from pictures import ACCENT, INK, LINE, SOFT
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Generator, Tensor, nn
@@ -33,7 +34,6 @@ from tqdm import tqdm
 
 import sdot
 
-INK, LINE, ACCENT, SOFT = "#22272b", "#1f4e79", "#c8553d", "#9aa5ad"
 PAIRED = 1000  # samples whose Wasserstein distance is computed; the time grows with their cube
 Sampler = Callable[[int, Generator], Tensor]
 

@@ -204,8 +204,11 @@ class SimplicialComplex:
         return i
 
 
-def find_edges(keys: Int[Tensor, " e"], m: int, i: Int[Tensor, "*n"], j: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The place of the edge between i and j among `edge_keys` of m vertices, or -1 where they are not joined."""
+def find_edges(keys: Int[Tensor, " e"], m: int, i: Int[Tensor, "*#n"], j: Int[Tensor, "*#n"]) -> Int[Tensor, "*n"]:
+    """The place of the edge between i and j among `edge_keys` of m vertices, or -1 where they are not joined.
+
+    i and j have one shape, or shapes that broadcast to it.
+    """
     key = torch.minimum(i, j) * m + torch.maximum(i, j)
     if not len(keys):
         return torch.full_like(key, -1)
