@@ -91,7 +91,7 @@ PRESETS = {
         network="infogan",
         ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
         ot=TransportConfig(tol=0.05, precision=0.3),
-        gan=GanConfig(epochs=2, lr=2e-4),
+        gan=GanConfig(epochs=2, lr=2e-4, ema=0.99),
     ),
     "cifar10": Config(
         data="cifar10",

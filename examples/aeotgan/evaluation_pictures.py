@@ -10,7 +10,7 @@ import torch
 from data import Images
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from pictures import ACCENT, DPI, INK, LINE, SOFT
 from torch import Tensor
 
@@ -57,6 +57,7 @@ def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[
         ax.set_yticks(range(len(names)), names)
         if key.startswith("frechet"):
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.xaxis.set_minor_formatter(NullFormatter())
         else:

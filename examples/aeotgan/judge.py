@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import autoencoder
 import features
 import machine
 import metrics
+import torch
 from config import Config
 from data import Images
+from features import FeatureNetwork
 from jaxtyping import Float
 from metrics import Moments, Novelty
 from torch import Tensor, nn
@@ -21,38 +25,68 @@ PROBED = 1000  # images whose nearest training images are looked for
 WATCHED = 5000  # images of the Frechet distance on the way
 
 
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Features of the training images; those of several layers are brought to mean 0 and variance 1 each."""
+
+    network: FeatureNetwork
+    features: Float[Tensor, "m d"]
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        mean, std = self.features.mean(0), self.features.std(0)
+        if self.network.last is None:
+            return torch.zeros_like(mean), torch.ones_like(std)
+        return mean, torch.where(std > 1e-4 * std.max(), std, 1.0)
+
+    def moments(self, z: Float[Tensor, "n d"]) -> Moments:
+        mean, std = self.scale
+        return Moments.of((z - mean) / std)
+
+    @cached_property
+    def own(self) -> Moments:
+        return self.moments(self.features)
+
+
 class Judge:
     """Measures of images against training and held-out ones, `size` of them a draw: as many as are held out."""
 
     def __init__(self, config: Config, images: Images, out: Path) -> None:
         self.network = features.choose(config, images, out)
-        self.train, self.held_out = (self.network.features(x) for x in (images.train, images.test))
         self.size = min(config.evaluate.samples, len(images.test))
-        self.held_out = self.held_out[: self.size]
-        self.moments = Moments.of(self.train), Moments.of(self.held_out)
+        self.truth = Truth(self.network, self.network.features(images.train))
+        self.held_out = self.network.features(images.test[: self.size])
+        self.class_features = self.network.class_features(self.truth.features)
         pixels = images.train.flatten(1).float()
         self.novelty = Novelty.against(pixels, images.test[:PROBED].flatten(1).float())
-        self.feature_novelty = Novelty.against(self.train, self.held_out[:PROBED])
+        self.feature_novelty = Novelty.against(self.class_features, self.network.class_features(self.held_out[:PROBED]))
         self.shares = None
         if images.train_labels is not None and self.network.head is not None:
             self.shares = metrics.histogram(images.train_labels, int(images.train_labels.max()) + 1)
 
     def bias(self, n: int) -> float:
         """The Frechet distance that n fresh images would have, in the mean, if features were Gaussian."""
-        return metrics.bias(self.moments[0], n, len(self.train))
+        return metrics.bias(self.truth.own, n, len(self.truth.features))
 
     def one(self, new: Float[Tensor, "n c h w"], z: Float[Tensor, "n d"], held_out: bool = False) -> dict[str, float]:
         """Measures that depend on how many images there are, of one draw; of the held-out images themselves those that do
         not compare them with themselves."""
-        found = {"frechet_drawn": metrics.frechet(Moments.of(z), self.moments[0])}
+        found, moments, real = {}, self.truth.moments, self.network.class_features(self.held_out)
+        known = self.network.class_features(z)
+        found["frechet_drawn"] = metrics.frechet(moments(z), self.truth.own)
         if not held_out:
-            found |= {"frechet_held_out": metrics.frechet(Moments.of(z), self.moments[1]), **metrics.fidelity(self.held_out, z)}
+            found["frechet_held_out"] = metrics.frechet(moments(z), moments(self.held_out))
+            found |= metrics.fidelity(real, known)
         found |= self.novelty(new[:PROBED].flatten(1))
-        return found | {f"feature_{name}": value for name, value in self.feature_novelty(z[:PROBED]).items()}
+        return found | {f"feature_{name}": value for name, value in self.feature_novelty(known[:PROBED]).items()}
 
     def all(self, z: Float[Tensor, "n d"]) -> dict[str, float]:
         """Measures of all draws together: the more images the better."""
-        found = {"frechet": metrics.frechet(Moments.of(z), self.moments[0])}
+        found = {"frechet": metrics.frechet(self.truth.moments(z), self.truth.own)}
+        if self.network.last is not None:
+            found["frechet_class"] = metrics.frechet(
+                Moments.of(self.network.class_features(z)), Moments.of(self.class_features)
+            )
         return found if self.shares is None else found | metrics.classes(self.network.probabilities(z), self.shares)
 
 
@@ -61,10 +95,11 @@ def watch(config: Config, images: Images, sampler: Sampler, out: Path) -> Callab
     if features.wanting(config, images):
         return None
     network = features.choose(config, images, out)
-    truth = Moments.of(network.features(images.train))
+    truth = Truth(network, network.features(images.train))
     codes = sampler(min(config.evaluate.samples, WATCHED), machine.keyed(config.seed, KEY))
 
     def frechet(step: int, generator: nn.Module) -> dict[str, float]:
-        return {"frechet": metrics.frechet(Moments.of(network.features(autoencoder.apply(generator, codes))), truth)}
+        made = network.features(autoencoder.apply(generator, codes))
+        return {"frechet": metrics.frechet(truth.moments(made), truth.own)}
 
     return frechet
