@@ -75,7 +75,7 @@ def copies(path: Path, new: Float[Tensor, "n c h w"], images: Images) -> None:
     """Those new images that come nearest to training images, beside held-out ones of which the same is true."""
     rows = []
     for queries in (new.float(), images.test[: len(new)].float()):
-        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1).float())
+        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1))
         first = distance.argsort()[:16]
         rows += [queries[first], images.train[index[first]].float()]
     names = ("generated", "nearest image", "held-out", "nearest image")

@@ -57,8 +57,7 @@ class Judge:
         self.truth = Truth(self.network, self.network.features(images.train))
         self.held_out = self.network.features(images.test[: self.size])
         self.class_features = self.network.class_features(self.truth.features)
-        pixels = images.train.flatten(1).float()
-        self.novelty = Novelty.against(pixels, images.test[:PROBED].flatten(1).float())
+        self.novelty = Novelty.against(images.train.flatten(1), images.test[:PROBED].flatten(1))
         self.feature_novelty = Novelty.against(self.class_features, self.network.class_features(self.held_out[:PROBED]))
         self.shares = None
         if images.train_labels is not None and self.network.head is not None:
