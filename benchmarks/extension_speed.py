@@ -45,6 +45,7 @@ def measure(m: int, d: int, n: int, turns: int) -> list[Row]:
             f(x)
             if turn:  # the first one compiles and warms up
                 seconds[name].append(time.process_time() - start)
+            else:
                 memory[name] = round(peak_memory_mb() - before, 1)
     table = Table(f"extension-speed-{m}-{d}", n=n, turns=turns)
     table.rows = []

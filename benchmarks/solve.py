@@ -22,13 +22,15 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoint", help="file to go on from, and to keep the run in")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     problem = make(settings.problem, settings.seed)
     before, cpu = record.peak_memory_mb(), time.process_time()
     solution = sdot.solve(
-        problem.source, problem.target, tol=settings.tol, progress=True, generator=torch.Generator().manual_seed(settings.seed)
-    )
+        problem.source, problem.target, tol=settings.tol, progress=True, checkpoint=settings.checkpoint,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )  # fmt: skip
     cpu = time.process_time() - cpu
     judge = sdot.certify(
         solution.map, problem.source, problem.target, precision=settings.tol / 20,

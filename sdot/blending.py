@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import Delaunay
 from torch import Tensor, nn
 
 from . import _checks, kernels
-from .barycentric import barycentric_coordinates, project_to_simplex
+from .barycentric import project_to_simplex
 from .cells import Cells
 from .maps import BrenierMap
-from .simplicial import SimplicialComplex
 
-DELAUNAY_DIM = 4
 Blend = tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]
 
 
@@ -51,87 +48,6 @@ class Rule(nn.Module):
         own = T.points[cell]
         moved: Tensor = own + (weight[:, None, 1:] @ (T.points[vertices[:, 1:]] - own[:, None]))[:, 0]
         return moved
-
-
-class Affine(Rule):
-    """An affine map on each cell: the targets around y_i, weighed by where x lies to the centre c_i.
-
-    With the star of y_i (itself and its nearest joined targets: r points y_j of mean m and differences e_j = y_j - m):
-
-        T~(x) = y_i + a (m - y_i) + g_i / r sum_j <e_j, x - c_i> e_j,     a = 1 - (1 - step^2)^(1/2).
-
-    The last term is J (x - c_i) where J is g_i times the covariance of the star, symmetric and positive, so that T~ is the
-    gradient of a convex quadratic on each cell. It is the entropic map restricted to the star at temperature 1 / g_i, to
-    first order around the centre. g_i is such that its variance over the cell is step^2 times that of the star (in the
-    trace), and moving y_i towards m takes about as much away as is added (West, 1993): the codes keep their spread.
-
-    Weights may be negative. An image farther from y_i than the star reaches is drawn back along the segment to y_i, so that
-    |T~(x) - y_i| never exceeds the longest edge of the star.
-    """
-
-    names = ("star", "size", "centroid", "gain", "reach")
-    centroid: Tensor
-    gain: Tensor
-    reach: Tensor
-
-    @classmethod
-    def of(cls, T: BrenierMap, cells: Cells, star: Tensor, size: Tensor, *, step: float) -> Affine:
-        y = T.points
-        gain, variance, reach = (torch.zeros_like(y[:, 0]) for _ in range(3))
-        rule = cls({"star": star, "size": size, "centroid": cells.centroid, "gain": gain, "reach": reach}, {"step": step})
-        blocks = torch.split(torch.arange(len(star), device=star.device), rows_at_once(y, star.shape[1]))
-        for i in blocks:
-            e = rule._differences(T, i)
-            gram = e @ e.mT
-            variance[i] = gram.diagonal(dim1=1, dim2=2).sum(1) / size[i]
-            strength = gram.square().sum((1, 2)).sqrt() / size[i]  # root of the trace of the squared covariance
-            gain[i] = torch.where(strength > 0, variance[i].sqrt() / strength, 0.0)
-            reach[i] = (y[star[i]] - y[i][:, None]).norm(dim=2).amax(1)  # padding repeats y_i
-        gain /= cells.spread.to(y) / math.sqrt(T.dim)
-        # Those would be the gains if cells were round, but they are narrow along their own edges. One sample of each tells.
-        n, mass = cells.count.to(cells.mass.dtype), torch.where(cells.count > 1, cells.mass, 0.0)
-        found = torch.cat([rule._images(T, cells.sample[i], i).square().sum(1) for i in blocks]).to(mass)
-        share = (mass * n / (n - 1).clamp_min(1)) @ found / (mass @ variance.to(mass)).clamp_min(torch.finfo(mass.dtype).tiny)
-        gain *= step / (math.sqrt(float(share)) or 1.0)
-        return rule
-
-    def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        weight, _, short = self._piece(T, x, cell)
-        size, a = self.size[cell][:, None], self._pull
-        weight = torch.where(_within(size, weight), short * (weight + a / size), 0.0)
-        return self.star[cell], torch.cat([weight[:, :1] + 1 - short * a, weight[:, 1:]], 1)
-
-    def image(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        _, move, short = self._piece(T, x, cell)
-        return T.points[cell] + short * move
-
-    @property
-    def _pull(self) -> float:
-        """a, how far the targets move towards the mean of their star."""
-        return 1 - math.sqrt(1 - self.settings["step"] ** 2)
-
-    def _piece(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights of e_j in J (x - c_i), the way from y_i, and what it has to be shortened by."""
-        e = self._differences(T, cell)
-        weight = self._weights(e, x, cell)
-        move = (weight[:, None] @ e)[:, 0] - self._pull * e[:, 0]  # e_0 = y_i - m
-        length, reach = move.norm(dim=1, keepdim=True), self.reach[cell][:, None]
-        return weight, move, torch.where(length > reach, reach / length, 1.0)
-
-    def _differences(self, T: BrenierMap, cell: Tensor) -> Float[Tensor, "n k d"]:
-        """e_j, zero past the end of a star."""
-        y, size = T.points[self.star[cell]], self.size[cell][:, None]
-        inside = _within(size, y[..., 0])[..., None]
-        mean = torch.where(inside, y, 0.0).sum(1) / size
-        return torch.where(inside, y - mean[:, None], 0.0)
-
-    def _weights(self, e: Tensor, x: Tensor, cell: Tensor) -> Float[Tensor, "n k"]:
-        return (e @ (x - self.centroid[cell])[..., None])[..., 0] * (self.gain[cell] / self.size[cell])[:, None]
-
-    def _images(self, T: BrenierMap, x: Tensor, cell: Tensor) -> Float[Tensor, "n d"]:
-        """J (x - c_i)."""
-        e = self._differences(T, cell)
-        return (self._weights(e, x, cell)[:, None] @ e)[:, 0]
 
 
 class Projected(Rule):
@@ -184,102 +100,13 @@ class Pair(Rule):
         return vertices, torch.cat([1 - u.sum(1, keepdim=True), u], 1)
 
 
-class Barycentric(Rule):
-    """The papers' definition, on the Delaunay triangulation of the centres.
-
-    The Delaunay simplices are the lower facets of the hull of (c, |c|^2), so the one that x lies in is that whose affine
-    function is largest at x: the library's own search finds it.
-
-    A simplex sigma blends x if sigma, together with the vertex of x's own cell, is a simplex of K. The own vertex is mostly
-    one of sigma's; where it is not, it is listed with weight 0.
-    """
-
-    names = ("simplices", "slopes", "offsets", "allowed", "centroid", "edges")
-    simplices: Tensor
-    slopes: Tensor
-    offsets: Tensor
-    allowed: Tensor
-    centroid: Tensor
-    edges: Tensor
-
-    @classmethod
-    def of(cls, T: BrenierMap, centroid: Tensor, known: Tensor, K: SimplicialComplex) -> Barycentric:
-        if T.dim > DELAUNAY_DIM:
-            raise ValueError(
-                f"weights='barycentric' triangulates the centres, which is possible in up to {DELAUNAY_DIM} dimensions "
-                f"(beyond, hardly any x lies in their hull), but the map lives in R^{T.dim}; take another rule."
-            )
-        shown = known.nonzero()[:, 0]
-        c = centroid[shown].to("cpu", torch.float64)
-        simplices, slopes, offsets = _delaunay(c)
-        vertices = shown[simplices.to(shown.device)]
-        K = K.to(shown.device)
-        return cls(
-            {
-                "simplices": vertices,
-                "slopes": slopes.to(centroid.device, _checks.precise(centroid.device)),
-                "offsets": offsets.to(centroid.device, _checks.precise(centroid.device)),
-                "allowed": K.contains(vertices),
-                "centroid": centroid,
-                "edges": torch.nn.functional.pad(K.edge_keys, (1, 0), value=-1),  # never empty
-            },
-            {},
-        )
-
-    @property
-    def width(self) -> int:
-        return self.simplices.shape[1] * 2
-
-    def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        kind = _checks.precise(x.device)
-        z = x.to(kind)
-        _, facet = kernels.topk(z.detach(), self.slopes.to(kind), self.offsets)
-        vertices = self.simplices[facet[:, 0]]
-        weight = barycentric_coordinates(z, self.centroid[vertices].to(kind))
-        inside = (weight >= -1e-6).all(1) & self.allowed[facet[:, 0]]  # false where a flat simplex gives NaN
-        own = vertices == cell[:, None]
-        i, j = torch.minimum(cell[:, None], vertices), torch.maximum(cell[:, None], vertices)
-        key = i * len(T.points) + j
-        place = torch.searchsorted(self.edges, key).clamp_max(len(self.edges) - 1)
-        inside &= (own | (self.edges[place] == key)).all(1)
-        weight = weight.clamp_min(0)
-        weight = weight / weight.sum(1, keepdim=True)
-        first = torch.where(inside, (weight * own).sum(1), 1.0)
-        rest = torch.where(inside[:, None] & ~own, weight, 0.0)
-        return torch.cat([cell[:, None], vertices], 1), torch.cat([first[:, None], rest], 1).to(x)
-
-
-RULES: dict[str, type[Rule]] = {
-    "affine": Affine, "project": Projected, "softmax": Softmax, "pair": Pair, "barycentric": Barycentric,
-}  # fmt: skip
-
-
 def rows_at_once(points: Tensor, width: int) -> int:
     """Rows whose gathered points fill one tile: 4 MB in float32 on a CPU, 512 MB on a GPU."""
     size = 2**20 if points.device.type == "cpu" else 2**27
     return max(1, size // (width * points.shape[1]))
 
 
-def _delaunay(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Delaunay simplices of points, and the affine function of each whose maximum they share out.
-
-    Qhull joggles the points in their last digits, always alike: where many lie on one sphere, as in a grid, their simplices
-    would have one and the same function.
-    """
-    if c.shape[1] == 1:
-        order = c[:, 0].argsort()
-        low, high = c[order[:-1], 0], c[order[1:], 0]
-        return torch.stack([order[:-1], order[1:]], 1), (low + high)[:, None], -low * high
-    middle = c.mean(0)
-    if len(c) <= c.shape[1] or torch.linalg.matrix_rank(c - middle, rtol=1e-10) < c.shape[1]:
-        raise ValueError(f"{len(c)} centres that do not span R^{c.shape[1]} cannot be triangulated; take another rule.")
-    mesh = Delaunay((c - middle).numpy(), qhull_options="QJ Qbb Pp")
-    plane = torch.from_numpy(mesh.equations)  # <plane, (x, z, 1)> = 0 on a facet of the lifted points
-    slopes, offsets = -plane[:, :-2] / plane[:, -2:-1], -plane[:, -1] / plane[:, -2]
-    return torch.from_numpy(mesh.simplices).long(), slopes, offsets - slopes @ middle
-
-
-def _within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:
+def within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:
     """Which entries of a row belong to its star."""
     return torch.arange(like.shape[1], device=like.device) < size
 
@@ -288,8 +115,9 @@ def _foremost(T: BrenierMap, x: Tensor, cell: Tensor, star: Tensor, size: Tensor
     """The k targets of a cell's star that score highest at x, its own first; which are there; scores less the own one."""
     y = kernels.precise(T.points)
     near = star[cell]
-    scores = ((y[near] - y[cell][:, None]) @ x.to(y)[..., None])[..., 0] + (T.heights[near] - T.heights[cell][:, None]).to(y)
-    scores = torch.where(_within(size[cell][:, None], near), scores, -torch.inf)
+    scores = (y[near].sub_(y[cell][:, None]) @ x.to(y)[..., None])[..., 0]
+    scores = scores + (T.heights[near] - T.heights[cell][:, None]).to(y)
+    scores = torch.where(within(size[cell][:, None], near), scores, -torch.inf)
     _, order = scores[:, 1:].topk(min(k, near.shape[1]) - 1, dim=1)
     order = torch.nn.functional.pad(order + 1, (1, 0))
     scores = scores.gather(1, order)

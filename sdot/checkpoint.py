@@ -70,6 +70,8 @@ class Checkpoint:
 def restore(template: Any, values: dict[str, Any]) -> Any:
     """A state of the template's type and device with the values of a checkpoint."""
     device = template.heights.device
+    if values.keys() != {f.name for f in fields(template)}:
+        raise ValueError("the checkpoint was written by another version of the library: finish with that, or delete it.")
     return replace(template, **{n: v.to(device) if isinstance(v, Tensor) else _like(v) for n, v in values.items()})
 
 

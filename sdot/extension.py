@@ -11,14 +11,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import _checks
+from .affine import Affine
 from .barycentric import MOST
-from .blending import RULES, Affine, Barycentric, Rule, Softmax, rows_at_once
+from .blending import Pair, Projected, Rule, Softmax, rows_at_once
 from .cells import Cells
 from .maps import BrenierMap, _edge
 from .simplicial import SimplicialComplex
 from .stars import joined_stars
+from .triangulation import Barycentric
 
 REACH = 32  # nearest joined targets among which the candidates of a sample are sought
+RULES: dict[str, type[Rule]] = {
+    "affine": Affine,
+    "project": Projected,
+    "softmax": Softmax,
+    "pair": Pair,
+    "barycentric": Barycentric,
+}
 JOINS = ("star", "clique")
 
 
@@ -52,13 +61,14 @@ class PiecewiseLinearMap(nn.Module):
             "softmax" cannot be had.
         K: Which targets may be blended.
         weights: The rule.
-            "affine": an affine piece on each cell, see below; what generates best (docs/extension.md), and the default.
+            "affine": an affine map on each cell, the derivative of which is the covariance of the targets around its own
+            (`sdot.affine.Affine`); what generates best (docs/extension.md), and the default.
             "project": barycentric coordinates of the nearest point to x in the simplex of the centres; the default where
             only centres are given.
             "softmax": the entropic map among joined targets.
             "pair": one neighbour, and a weight as good as random, as in the program of the AE-OT authors.
             "barycentric": the papers' definition, on the Delaunay triangulation of the centres; up to 4 dimensions.
-        k: How many vertices are blended at most, the own one included: 16 for "affine", 8 for "project" and "softmax".
+        k: How many vertices are blended at most, the own one included: 32 for "affine", 8 for "project" and "softmax".
         join: "star": every vertex is joined to the own one. "clique": they are joined to each other too, so that an image
             lies in one simplex of K; chosen greedily, the nearest first.
         step: For "affine": how far images spread around their target, as a share of the spread of its neighbours, below 1.
@@ -77,7 +87,7 @@ class PiecewiseLinearMap(nn.Module):
         *,
         k: int | None = None,
         join: str = "star",
-        step: float = 0.7,
+        step: float = 0.8,
         hardness: float = 0.7,
     ) -> None:
         super().__init__()
@@ -162,7 +172,7 @@ def _rule(
         known = torch.isfinite(T.heights) & (cells.count > 0 if isinstance(cells, Cells) else True)
         return Barycentric.of(T, centroid, known, K)
     k = _checks.count(
-        "k", {"affine": 16, "pair": 2}.get(weights, 8) if k is None else k, MOST if weights == "project" else None
+        "k", {"affine": 32, "pair": 2}.get(weights, 8) if k is None else k, MOST if weights == "project" else None
     )
     width = k if weights == "affine" else max(k, REACH)
     star, size = joined_stars(T, K, width, clique=join == "clique")

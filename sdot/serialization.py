@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _files
-from .blending import RULES
 from .certificate import Certificate
-from .extension import PiecewiseLinearMap
+from .extension import RULES, PiecewiseLinearMap
 from .maps import BrenierMap
 from .measures import Draw, Gaussian, Source, UniformBall, UniformCube
 from .simplicial import SimplicialComplex

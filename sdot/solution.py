@@ -140,6 +140,10 @@ def solve(
                 over, new = "diverged", None
             if new is None:
                 reason, certificate = over or "", run.certify(state, tol / 10)
+                if certificate.chi2 > tol and state.before is not None:
+                    earlier = replace(state, heights=state.before)
+                    other = run.certify(earlier, tol / 10)
+                    state, certificate = (earlier, other) if other.chi2 < certificate.chi2 else (state, certificate)
                 break
             state = new
             history.append(Record(state.step, state.samples, time.monotonic() - started, state.chi2))

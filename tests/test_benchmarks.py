@@ -11,8 +11,24 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sdot
-from benchmarks import compare, data, efficiency, problems, race, record, scaling, stopping
+from benchmarks import (
+    compare,
+    complex,
+    data,
+    efficiency,
+    extension,
+    extension_speed,
+    fidelity,
+    problems,
+    race,
+    record,
+    report,
+    scaling,
+    stopping,
+)
+from benchmarks.fidelity import Reference
 from benchmarks.judge import first_to_meet, judge
+from benchmarks.manifolds import Codes
 from benchmarks.methods import Outcome, Peer, filling, iterated, moments
 
 TOY = "latent-8-60"
@@ -160,3 +176,62 @@ def test_a_wrong_conversion_is_caught():
 def test_settings_are_told_by_what_differs():
     assert iterated("a", sdot.Adam()).settings == "defaults"
     assert iterated("a", dataclasses.replace(sdot.Adam(), lr=0.1)).settings == "lr = 0.1"
+
+
+def test_documents_say_what_the_results_say():
+    """`python -m benchmarks.report` would change nothing."""
+    for path in report.documents():
+        assert report.filled(path.read_text()) == path.read_text(), f"{path.name} is out of date"
+    found = "".join(path.read_text() for path in report.documents())
+    assert all(f"<!-- table: {name} -->" in found for name in report.TABLES)
+
+
+def test_complex(results):
+    rows = complex.measure([200], repeat=1)
+    assert len(rows) == 4 * len(complex.CLOUDS)
+    assert all(row["passes"] == pytest.approx(row["seconds"] / row["assignment"], rel=0.2) for row in rows)
+    assert all(len(row["simplices"]) == (3 if row["what"].startswith("triangles") else 2) for row in rows)
+    assert (results / "complex.json").exists()
+
+
+def test_measures_of_generated_codes():
+    """Against their definitions, written out with all distances."""
+    g = torch.Generator().manual_seed(0)
+    train, held, fresh, codes = (torch.randn(n, 3, generator=g) + 5 for n in (400, 150, 150, 150))
+    reference = Reference(train, held, fresh)
+    found = reference.judge(codes)
+    own, own_held, across = (torch.cdist(a, b) for a, b in ((codes, codes), (held, held), (codes, held)))
+    radius, reach = (d.sort(1).values[:, fidelity.K] for d in (own_held, own))
+    assert found["precision"] == pytest.approx(float((across <= radius).any(1).double().mean()))
+    assert found["recall"] == pytest.approx(float((across <= reach[:, None]).any(0).double().mean()))
+    assert found["density"] == pytest.approx(float((across <= radius).double().sum() / fidelity.K / 150))
+    assert found["coverage"] == pytest.approx(float((across.amin(0) <= radius).double().mean()))
+    assert found["new"] == pytest.approx(float(torch.cdist(codes, train).amin(1).median()) / reference.far, rel=1e-4)
+    for d in (own, own_held):
+        d.fill_diagonal_(torch.inf)
+    same = torch.cat([own.amin(1) < across.amin(1), own_held.amin(1) < across.amin(0)])
+    assert found["two_sample"] == pytest.approx(float(same.double().mean()))
+    assert reference.judge(fresh)["new"] == 1
+    assert reference.judge(train[:150])["new"] == 0
+    assert reference.judge(held)["sliced"] == 0
+
+
+def test_extension_study(monkeypatch, capsys):
+    g = torch.Generator().manual_seed(0)
+    y, labels = torch.randn(200, 4, generator=g), torch.randint(10, (200,), generator=g)
+    reference = Reference(y, *torch.randn(2, 100, 4, generator=g))
+    monkeypatch.setattr(extension, "SETS", {"toy-4": lambda: Codes("toy-4", reference, lambda z: 0.0, labels)})
+    rows = extension.measure("toy-4", seeds=1)
+    assert {row["method"] for row in rows} == set(extension.ORDER)
+    affine, still = (extension.measure("toy-4", seeds=1)[i] for i in (0, [r["method"] for r in rows].index("T")))
+    assert affine["new"] > still["new"] == 0
+    assert len(rows) == len(extension.measure("toy-4", seeds=1))  # found, not measured again
+    table = extension.page(["toy-4", "not measured"])
+    assert table.count("| affine |") == 1
+    assert table.count("\n") == 2 + len(extension.ORDER) + 2 + len(extension.AFFINE)
+
+
+def test_extension_speed():
+    rows = extension_speed.measure(m=200, d=9, n=100, turns=1)
+    assert [row["way"] for row in rows] == ["T", "top 8", *extension_speed.RULES]
+    assert rows[0]["ratio"] == 1

@@ -121,6 +121,19 @@ def test_hidden_targets_are_not_blended(rule):
     assert parts.moved.any()
 
 
+@pytest.mark.parametrize("rule", ["affine", "project", "softmax", "pair"])
+@pytest.mark.parametrize("m", [1, 2])
+def test_fewer_targets_than_dimensions(rule, m):
+    y = torch.eye(3)[:m]
+    T, source = sdot.BrenierMap(y, torch.zeros(m)), sdot.UniformCube(3)
+    S = sdot.PiecewiseLinearMap(T, sdot.estimate_cells(T, source), sdot.rips_complex(y, 2.0), rule)
+    x = torch.rand(50, 3, generator=cf.seeded(0))
+    assert S.share_moved(x) == pytest.approx(m - 1, abs=0.8)
+    image = S(x)
+    torch.testing.assert_close(image[:, :2].sum(1), torch.ones(50))  # on the line through both
+    assert (image[:, 2] == 0).all()
+
+
 # --- the papers' definition
 
 
@@ -378,6 +391,43 @@ def test_module_life(rule):
     assert f"weights={rule!r}" in repr(S)
     if rule != "pair":  # other digits, another hash
         torch.testing.assert_close(S.float()(x.float()).double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_as_a_user_writes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decoder, codes = torch.nn.Linear(6, 4), torch.randn(400, 6, generator=cf.seeded(0))
+    generator = torch.Generator(codes.device).manual_seed(0)
+    source = sdot.Gaussian(dim=codes.shape[1])
+    target = sdot.DiscreteMeasure.uniform(codes)
+
+    solution = sdot.solve(source, target, generator=generator)
+    T = solution.map
+
+    x = source.sample(16, like=codes, generator=generator)
+    cells = sdot.estimate_cells(T, source, generator=generator)
+    K = sdot.rips_complex(codes, max_edge_length="auto")
+    S = sdot.PiecewiseLinearMap(T, cells.centroid, K)
+    images = torch.nn.Sequential(S, decoder)(x)
+    assert images.shape == (16, 4)
+
+    sdot.save(S, "map.safetensors")
+    S = sdot.load("map.safetensors")
+    assert torch.equal(torch.nn.Sequential(S, decoder)(x), images)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", rules(3))
+def test_on_a_gpu_as_on_the_cpu(rule, tmp_path):
+    c = case("3")
+    S, x = c.map(rule), c.sample(2000)
+    sdot.save(S, tmp_path / "map")
+    there = sdot.load(tmp_path / "map", device="cuda")
+    torch.testing.assert_close(there(x.cuda()).cpu(), S(x), atol=1e-9, rtol=1e-9)
+    T = sdot.BrenierMap(c.T.points.cuda(), c.T.heights.cuda())
+    cells = sdot.estimate_cells(T, c.source, generator=torch.Generator("cuda").manual_seed(0))
+    built = sdot.PiecewiseLinearMap(T, cells, sdot.rips_complex(T.points, c.K.max_edge_length), rule)
+    assert (built(x.cuda()) - T(x.cuda())).norm(dim=1).max() <= c.K.max_edge_length * (1 + 1e-9)
+    assert built.share_moved(x.cuda()) == pytest.approx(S.share_moved(x), abs=0.03)
 
 
 def test_defaults():

@@ -49,6 +49,18 @@ def test_blocked_topk_over_several_tiles(m, k):
     assert torch.equal(index, expected_index)
 
 
+@pytest.mark.parametrize(("n", "m"), [*SIZES, (300, 9001)])
+@pytest.mark.parametrize("share", [0.0, 0.003, 1.0])
+def test_above_finds_every_pair_of_a_high_score(n, m, share):
+    x, y, h = problem(n, m, 5, torch.float64)
+    scores = h + x @ y.T
+    least = scores.quantile(1 - share, dim=1) if share < 1 else scores.min(1).values - 1
+    least[::7] = -torch.inf if share == 1 else torch.inf
+    row, column = blocked.above(x, y, h, least - 1e-9)
+    expected = (scores >= least[:, None] - 1e-9).nonzero()
+    assert torch.equal(torch.stack([row, column], 1)[(row * m + column).argsort()], expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 16, 33, 130])
 @pytest.mark.parametrize("k", [1, 2, 3, 8, 32])

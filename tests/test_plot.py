@@ -32,6 +32,23 @@ def test_cells_need_the_plane():
         plot.cells(sdot.BrenierMap(torch.eye(3), torch.zeros(3)))
 
 
+def test_a_complex_shows_what_it_holds(generator):
+    y = torch.rand(30, 2, generator=generator)
+    K = sdot.rips_complex(y, 0.3)
+    ax = plot.complex(K, y)
+    triangles, edges, vertices = ax.collections
+    for drawn, rows in ((triangles, K.simplices[2]), (edges, K.simplices[1])):
+        expected = [y[row].numpy() for row in rows]
+        np.testing.assert_allclose([path.vertices[: rows.shape[1]] for path in drawn.get_paths()], expected)
+    np.testing.assert_allclose(vertices.get_offsets(), y)
+    low, high = ax.viewLim.min, ax.viewLim.max
+    assert (low <= y.numpy().min(0)).all()
+    assert (high >= y.numpy().max(0)).all()
+    assert len(plot.complex(sdot.rips_complex(y, 0.3, max_dim=1), y.numpy()).collections) == 2
+    with pytest.raises(ValueError, match="place the 30 vertices in the plane"):
+        plot.complex(K, y[:20])
+
+
 def test_convergence_shows_the_history(generator):
     source, target = sdot.Gaussian(dim=3), sdot.DiscreteMeasure.uniform(torch.randn(100, 3, generator=generator))
     solution = sdot.solve(source, target, tol=0.05, generator=generator)

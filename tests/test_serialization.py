@@ -52,6 +52,19 @@ def test_round_trip(T, source, tmp_path, generator):
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.parametrize("eps", [0.7, np.inf, "auto"])
+def test_a_complex_round_trip(eps, tmp_path, generator):
+    K = sdot.rips_complex(torch.randn(40, 3, generator=generator), eps, max_dim=3)
+    sdot.save(K, tmp_path / "K")
+    back = sdot.load(tmp_path / "K")
+    assert isinstance(back, sdot.SimplicialComplex)
+    assert (back.max_edge_length, back.reason) == (K.max_edge_length, K.reason)
+    assert len(back.simplices) == 4
+    assert all(torch.equal(a, b) for a, b in zip(back.simplices, K.simplices, strict=True))
+    with pytest.raises(ValueError, match="holds a SimplicialComplex, but a map was expected"):
+        sdot.info(tmp_path / "K")
+
+
 def test_a_sampler_of_ones_own_is_left_out(T, tmp_path):
     sdot.save(T, tmp_path / "map", source=sdot.PushForward(sdot.Gaussian(dim=2), torch.tanh))
     assert sdot.info(tmp_path / "map").source is None

@@ -32,8 +32,8 @@ def library(source: Path, *defines: str) -> ctypes.CDLL:
     Raises:
         Unavailable: No compiler, or one that fails.
     """
-    command, code = compiler(), source.read_bytes()
-    parts = [code.decode(), *command, *_stamp(command[0]), *FLAGS, *NATIVE, *defines, processor()]
+    command, files = compiler(), [source, *sorted(source.parent.glob("*.h"))]
+    parts = [*(file.read_text() for file in files), *command, *_stamp(command[0]), *FLAGS, *NATIVE, *defines, processor()]
     name = f"{source.stem}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     with contextlib.suppress(OSError):  # not there yet, or no place to keep it
         return ctypes.CDLL(str(cache_folder() / name))

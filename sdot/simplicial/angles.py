@@ -41,7 +41,7 @@ def dihedral_angles(points: Any, edges: Any, *, standardise: bool = True) -> Any
         z = z / (z.square().sum(1).mean().sqrt().item() or 1.0)
     normal = torch.nn.functional.normalize(torch.cat([z, torch.ones_like(z[:, :1])], 1), dim=1)
     angle = normal.new_empty(len(pairs))
-    for s in slices(len(pairs), SPAN // z.shape[1]):
+    for s in slices(len(pairs), max(1, SPAN // z.shape[1])):
         u, v = normal[pairs[s, 0]], normal[pairs[s, 1]]
         # exact for small angles too, where the arc cosine loses half of the digits (Kahan, 2006)
         angle[s] = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))

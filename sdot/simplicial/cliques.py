@@ -18,7 +18,7 @@ from .complex import SimplicialComplex
 PAIRS = 2**18  # pairs of simplices that are looked at together
 SAMPLE = 2**22  # pairs that a census looks at
 
-Census = list[tuple[float, Float[Tensor, " s"]]]
+Census = list[tuple[float, Tensor]]
 
 
 def expanded(K: SimplicialComplex, max_dim: int) -> SimplicialComplex:
@@ -29,7 +29,7 @@ def expanded(K: SimplicialComplex, max_dim: int) -> SimplicialComplex:
         found = [rows.new_empty(0, rows.shape[1] + 1)]
         found += [torch.cat([rows[i], rows[j, -1:]], 1) for i, j, _ in _cofaces(K, rows, 1)]
         simplices.append(torch.cat(found))
-    return K._with(simplices)
+    return K.with_simplices(simplices)
 
 
 def census(K: SimplicialComplex, length: Float[Tensor, " e"], max_dim: int) -> Census:

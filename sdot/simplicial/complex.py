@@ -163,7 +163,7 @@ class SimplicialComplex:
         name = torch.full((self.num_vertices,), -1, dtype=torch.int64, device=self.device)
         name[chosen] = torch.arange(len(chosen), device=self.device)
         rows = [name[r] for r in self.simplices]
-        return self._with(_sorted(r[(r >= 0).all(1)].sort(dim=1).values) for r in rows)
+        return self.with_simplices(_sorted(r[(r >= 0).all(1)].sort(dim=1).values) for r in rows)
 
     def keep_edges(self, keep: Any) -> SimplicialComplex:
         """The flag complex of some of the edges, for instance of those whose `dihedral_angles` are small.
@@ -182,13 +182,13 @@ class SimplicialComplex:
             for a, b in combinations(range(rows.shape[1]), 2):
                 rows = rows[kept[self.edge_index(rows[:, a], rows[:, b])]]
             simplices.append(rows)
-        return self._with(simplices)
+        return self.with_simplices(simplices)
 
     def to(self, device: str | torch.device) -> SimplicialComplex:
         """The same complex on another device."""
-        return self._with(rows.to(device) for rows in self.simplices)
+        return self.with_simplices(rows.to(device) for rows in self.simplices)
 
-    def _with(self, simplices: Iterable[Tensor]) -> SimplicialComplex:
+    def with_simplices(self, simplices: Iterable[Tensor]) -> SimplicialComplex:
         """Other simplices, in order, of the same origin."""
         K = object.__new__(SimplicialComplex)
         vars(K).update(simplices=tuple(simplices), max_edge_length=self.max_edge_length, reason=self.reason)

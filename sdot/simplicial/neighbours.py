@@ -20,7 +20,7 @@ LEAF = 2**10  # points
 SPARE = 6  # neighbours that are looked at beyond those asked for
 UNIT = 2.0**-24  # rounding in float32
 TREE = 2**14  # points in few dimensions from which on a k-d tree is faster
-ROWS, SAMPLE = 64, 2**21  # points, at least, and pairs that a sample has
+ROWS, SAMPLE = 32, 2**20  # points, at least, and pairs that a sample has
 TF32 = 2.0**-10  # of a product on a GPU, where torch may be told to round its factors to ten bits
 
 

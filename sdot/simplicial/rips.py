@@ -24,8 +24,8 @@ def rips_complex(
     """The Vietoris-Rips complex K_eps: points are joined at distance at most eps, and cliques are simplices.
 
     Distances are compared in float64, whatever the dtype of the points. Points that coincide are joined, also for eps = 0.
-    No matrix of all distances is stored; the cost is about two assignments of m samples to m targets in many dimensions, and
-    far less in few.
+    No matrix of all distances is stored. For 50,000 points in 64 dimensions and the median distance to the 10th neighbour, the
+    edges were measured to cost 0.7 to 1.9 assignments of 50,000 samples, and with "auto" 2.6 to 4.2 (docs/complex.md).
 
     "auto" takes 1.25 times the median distance to the 10th neighbour, but no more than the median distance to the 25th. If
     that would join clusters across a clear gap in the minimum spanning tree of the points, it takes the geometric mean of

@@ -47,7 +47,7 @@ def density(y: Float[Tensor, "m d"]) -> tuple[float, str, float]:
         return float(length[:, min(k, most) - 1].median())
 
     near, far = FACTOR * typical(NEAR), typical(FAR)
-    jump = min(2.0, typical(5) / typical(2))
+    jump = min(2.0, typical(5) / (typical(2) or typical(5) or 1.0))
     if near <= far:
         return near, f"{FACTOR} times the median distance to the {NEAR}th neighbour", jump
     if most < FAR:
@@ -77,7 +77,8 @@ def widest_gap(edges: Int[Tensor, "e 2"], length: Float[Tensor, " e"], distinct:
 
     widest: Gap | None = None
     low, clusters, inside, needed = 0.0, 0, 0, HELD * sum(size)
-    for a, b, at in zip(map(root, i), map(root, j), merged, strict=True):
+    for a, b, at in zip(i, j, merged, strict=True):
+        a, b = root(a), root(b)
         small, large = sorted((size[a], size[b]))
         if small >= CLUSTER:
             if low and (widest is None or at / low > widest.high / widest.low):

@@ -49,16 +49,18 @@ def refuse_large(K: SimplicialComplex, length: Float[Tensor, " e"], max_dim: int
 
 def refuse_many_edges(y: Float[Tensor, "m d"], radius: float, max_dim: int) -> None:
     """Raise `TooLargeError` if the edges alone would not fit, by the distances of a sample of pairs."""
+    if 8 * len(y) ** 2 <= MAX_BYTES:  # all pairs fit
+        return
     weight, distance = neighbours.sampled(y, radius)
-    if 16 * weight * len(distance) > MAX_BYTES:
+    if 8 * len(y) + 16 * weight * len(distance) > MAX_BYTES:
         raise TooLargeError(radius, [weight * len(distance)], _largest_radius(y, weight, distance, max_dim))
 
 
 def _largest_radius(y: Float[Tensor, "m d"], weight: float, distance: Float[Tensor, " s"], max_dim: int) -> float | None:
     """The largest radius that fits. For cliques more and more edges are tried, until their cliques fit no more."""
-    radius = None
-    for edges in (MAX_BYTES / 16 / share for share in ((1,) if max_dim == 1 else (16, 4, 1))):
-        radius = _last_before(distance, int(SAFETY * edges / weight))
+    radius, most = None, SAFETY * (MAX_BYTES - 8 * len(y)) / 16
+    for share in (1,) if max_dim == 1 else (16, 4, 1):
+        radius = _last_before(distance, int(most / share / weight))
         if radius is not None and max_dim > 1:
             pairs, length = neighbours.within(y, radius)
             K = graph(len(y), pairs, radius, "")

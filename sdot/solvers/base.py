@@ -23,12 +23,14 @@ class State:
         step: Steps taken.
         samples: Source samples drawn.
         chi2: The solver's estimate of chi^2 at these heights; infinite before there is one.
+        before: The heights before the last step, to fall back on should that have been a bad one.
     """
 
     heights: Float[Tensor, " m"]
     step: int = 0
     samples: int = 0
     chi2: float = float("inf")
+    before: Float[Tensor, " m"] | None = None
 
 
 @runtime_checkable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -125,20 +124,25 @@ def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeas
     return torch.where((w > nu) & (own > gain), nu + own / gain * w * log, mass)
 
 
-def typical_jump(direction: Float[Tensor, " m"], seen: Look, gap: Float[Tensor, " l"]) -> float:
+def typical_jump(direction: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]) -> float:
     """How far a step moves facets, in units of how far from them the samples are.
 
     A sample changes its cell when the height difference of its two best cells changes by more than its gap; samples on a facet
-    count by the mean gap beside it. Such a jump is 1 at most for 99 % of the samples and 1/3 for half of them when this is 1.
+    count by the mean gap beside it. Such a jump is 1 at most for 99 % of the samples and 1/3 for half of them when this is 1,
+    both where all samples count the same and where all cells do.
     Neighbours may rise together as far as they like: only differences move facets.
     """
     own = (seen.value[:, 0] - seen.value[:, 1]).to(gap)
-    jump = (direction[seen.index[:, 0]] - direction[seen.index[:, 1]]).abs() / torch.maximum(gap, own)
-    return max(quantile(jump, 0.99), 3 * quantile(jump, 0.5))
+    first, second = seen.index[:, 0], seen.index[:, 1]
+    jump, order = ((direction[first] - direction[second]).abs() / torch.maximum(gap, own)).sort()
+    by_cell = (1 / target.weights)[first[order]]
+    return max(_typical(jump, torch.ones_like(by_cell)), _typical(jump, by_cell))
 
 
-def quantile(x: Float[Tensor, " n"], q: float) -> float:
-    return float(x.kthvalue(math.ceil(q * len(x))).values)
+def _typical(jump: Float[Tensor, " l"], weight: Float[Tensor, " l"]) -> float:
+    share = weight.cumsum(0)
+    middle, high = torch.searchsorted(share, share[-1] * share.new_tensor([0.5, 0.99])).clamp_max(len(jump) - 1).tolist()
+    return max(float(jump[high]), 3 * float(jump[middle]))
 
 
 def raise_stranded(

@@ -27,6 +27,7 @@ from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_st
 from .laplacian import add_edges, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
+LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,9 @@ class NewtonState(State):
         hits: How often the cell was best or second among those.
         gaps: Running count of the samples in each cell, and sum of the gaps between their best and second score.
         optimism: By what factor predictions of chi^2 have been too low of late.
-        before: The heights before the last step over evenly spread points.
-        damping: Factor on `reach` there, small after a step that went too far.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
-        residual: chi^2 of the masses that they gave before the last step.
+        residual: chi^2 of the masses that they gave there.
     """
 
     eps: float = 0.0
@@ -59,8 +58,6 @@ class NewtonState(State):
     hits: Float[Tensor, " m"]
     gaps: Float[Tensor, "2 m"]
     optimism: float = 1.0
-    before: Float[Tensor, " m"]
-    damping: float = 1.0
     points: int = 0
     passes: int = 0
     residual: float = math.inf
@@ -76,8 +73,8 @@ class Newton:
         first_batch: Samples of the first Newton step, per target.
         growth: Later steps draw this share of all samples so far.
         max_batch: Most samples of one step, per target.
-        detail: Samples of a step, per target of median weight, whose `neighbours` best cells are looked at; of the others only
-            the best.
+        detail: Samples of a step whose `neighbours` best cells are looked at (of the others only the best), as many as make so
+            many for a target that is lighter than three quarters of them, as far as memory goes.
         neighbours: See `detail`.
         layer: Temperature at which facets are seen, in units of the mean gap between best and second score.
         smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits.
@@ -106,7 +103,6 @@ class Newton:
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 1000))))
         return NewtonState(
             heights=centre(h, target),
-            before=h,
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
@@ -128,10 +124,12 @@ class Newton:
         return 0 < draw.even_dim <= self.quasi_dim
 
     def _detail(self, target: DiscreteMeasure) -> int:
-        return math.ceil(self.detail / float(target.weights.median()))
+        light = float(target.weights.kthvalue(math.ceil(len(target) / 4)).values)
+        room = LOOKED_BYTES / (4 * target.dim + 12 * self.neighbours)
+        return math.ceil(self.detail * max(len(target), min(1 / light, room)))
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
-        # a sample tells of 1 / hardness cells, so the first passes need few
+        # a sample tells of about 1 / hardness cells, so the first passes need few
         n = max(1024, math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
@@ -160,7 +158,7 @@ class Newton:
         gain = max(0.01, signal / (signal + noise))
         mass = correct_overfull(mass, seen, target, gain)
         direction = self._direction(state, target, mass)
-        length = min(gain, self.reach / max(typical_jump(direction, seen, gap), 1e-300))
+        length = min(gain, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         total = state.samples + draw.count
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain < 0.25 else n
@@ -168,6 +166,7 @@ class Newton:
         return replace(
             self._forget(state, step),
             heights=centre(state.heights + step, target),
+            before=state.heights,
             chi2=max(predicted, measured) if surprise else predicted,  # what failed once may fail again
             optimism=optimism,
             batch=wanted,
@@ -187,21 +186,30 @@ class Newton:
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
-        if n == state.points and residual > 4 * max(state.residual, floor):  # the last step went too far: take it back
-            return replace(state, heights=state.before, damping=state.damping / 8, passes=state.passes + 1, residual=math.inf)
+        limit = max(state.residual, floor) if n == state.points else 10 * max(state.residual, state.chi2)
+        if residual > limit and state.before is not None:  # the last step went too far
+            again = state.passes < MOST_PASSES
+            return replace(
+                state,
+                heights=torch.lerp(state.before, state.heights, 0.3) if again else state.before,
+                chi2=max(state.chi2, state.residual),
+                batch=n if again else math.ceil(1.5 * n),
+                points=n,
+                passes=state.passes + 3 if again else 0,
+            )
         direction = self._direction(state, target, mass)
-        length = min(1.0, state.damping * self.reach / max(typical_jump(direction, seen, gap), 1e-300))
+        length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        stalled = n == state.points and residual > 0.5 * state.residual
+        shrinking = min(1.0, residual / state.residual) if n == state.points else 0.1
+        stalled = shrinking > 0.5
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
-        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + (0.5 if stalled else 0.1)) * residual
+        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + shrinking) * residual
         return replace(
             self._forget(state, step),
             heights=centre(state.heights + step, target),
             chi2=floor + left,
             batch=math.ceil(1.5 * n) if settled else n,
             before=state.heights,
-            damping=min(1.0, 2 * state.damping),
             points=n,
             passes=0 if settled else state.passes + 1,
             residual=residual,

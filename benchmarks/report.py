@@ -1,0 +1,189 @@
+"""Write what has been measured into the documents: every table between two marks is made from the files in results/.
+
+python -m benchmarks.report            rewrite the tables of README.md and docs/
+python -m benchmarks.report --check    only say which of them are not what the results say
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is one of TABLES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+ROOT = RESULTS.parents[1]
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKS = (30, 60, 100, 300, 1000, 3000)
+PEERS = {"POT": "POT", "OTT-averaged": "OTT-JAX averaged", "OTT-Adam": "OTT-JAX Adam", "AE-OT": "AE-OT's Adam"}
+Json = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a table is out of date")
+    check = parser.parse_args().check
+    old = [path for path in documents() if filled(path.read_text()) != path.read_text()]
+    for path in old:
+        print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'rewritten'}")
+        if not check:
+            path.write_text(filled(path.read_text()))
+    return int(check and bool(old))
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "aeotgan" / "README.md"]
+
+
+def filled(text: str) -> str:
+    """The text with all its tables made anew."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+def efficiency() -> str:
+    rows, marks = (
+        [],
+        [mark for mark in MARKS if any(row["mark"] == mark for _, r in results("efficiency-newton-") for row in r["rows"])],
+    )
+    for name, result in results("efficiency-newton-"):
+        if not (summary := result.get("summary")):
+            continue  # not finished yet
+        by = {row["mark"]: row for row in summary}
+        etas = [f"{by[mark]['eta_mean']:.2f} ({by[mark]['eta_min']:.2f})" if mark in by else "" for mark in marks]
+        own = by.get(100, summary[-1])["own_over_judged"]
+        rows.append([name, str(summary[0]["seeds"]), *etas, f"{own:.2f}"])
+    return table(["problem", "seeds", *(f"{mark} m" for mark in marks), "own / judged"], rows)
+
+
+def stopping() -> str:
+    rows = []
+    for name, result in results("stopping-"):
+        s = result["summary"]
+        rows.append(
+            [name.partition("-tol")[0], f"{s['met']} of {s['seeds']}", f"{s['excess_mean']:.2f}", f"{s['excess_worst']:.2f}"]
+        )
+    return table(["problem", "met", "samples, mean", "samples, worst"], rows)
+
+
+def ablation() -> str:
+    at_60 = [row for row in read("ablation")["rows"] if row["mark"] == 60]
+    problems, changes = (list(dict.fromkeys(row[key] for row in at_60)) for key in ("problem", "change"))
+    eta = {(row["change"], row["problem"]): f"{row['eta_mean']:.2f}" for row in at_60}
+    return table(["", *problems], [[change, *(eta.get((change, p), "") for p in problems)] for change in changes])
+
+
+def races() -> str:
+    """CPU time to chi^2 = 0.01 relative to Newton: peers with their best settings, and with their defaults."""
+    rows = []
+    for name, result in results("race-"):
+        own = [row["cpu"] for row in result["rows"] if row["role"].startswith("sdot")]
+        entries = [standing(result["rows"], peer, role) for peer in PEERS for role in ("best", "defaults")]
+        rows.append([name.partition("-seed")[0], f"{max(own):.2f}", *entries])
+    return table(
+        ["problem", "Newton, s", *(f"{label}, {role}" for label in PEERS.values() for role in ("best", "defaults"))], rows
+    )
+
+
+def standing(rows: list[Json], peer: str, role: str) -> str:
+    """The least multiple of Newton's time at which a peer was there, or the largest at which it was not."""
+    own = max(row["cpu"] for row in rows if row["role"].startswith("sdot"))
+    tries = [row for row in rows if row.get("peer") == peer and row["role"] == role]
+    if not tries:
+        return "not run"
+    there = [row["cpu"] / own for row in tries if row["met"]]
+    if there:
+        return f"{min(there):.1f}x"
+    last = max(tries, key=lambda row: row["cpu"])
+    return f"not at {last['cpu'] / own:.0f}x (chi2 {last['chi2']:.2g})"
+
+
+def race_latent_16() -> str:
+    """One race in full: the best settings of every peer, and their defaults."""
+    rows = []
+    found = read("race-latent-16-4000-seed0")["rows"]
+    own = [row for row in found if row["role"].startswith("sdot")]
+    rows.append(
+        [
+            "**sdot, `Newton` (default, no settings)**",
+            *numbers(own[0], f"{min(r['cpu'] for r in own):.2f} to {max(r['cpu'] for r in own):.2f}"),
+        ]
+    )
+    for role in ("best", "defaults"):
+        for peer, label in PEERS.items():
+            tries = [row for row in found if row.get("peer") == peer and row["role"] == role]
+            tries = [row for row in tries if row["met"]] or tries
+            if tries:
+                best = min(tries, key=lambda row: row["cpu"] if row["met"] else row["chi2"])
+                settings = role if best["settings"] == role else best["settings"]
+                rows.append([f"{label}, {'best: ' if role == 'best' else ''}{settings}", *numbers(best, f"{best['cpu']:.3g}")])
+    return table(["method", "CPU s", "samples per target", "chi2", "eta"], rows)
+
+
+def numbers(row: Json, cpu: str) -> list[str]:
+    missed = "" if row["met"] else ", not met"
+    return [
+        cpu,
+        f"{row['samples_per_target']:.0f}",
+        f"{row['chi2']:.3g} ± {row['chi2_error']:.1g}{missed}",
+        f"{row['eta']:.2f}",
+    ]
+
+
+def digits() -> str:
+    """The table of `examples/aeotgan/run.py`."""
+    columns = {"frechet": ("Frechet", 2), "frechet_drawn": ("a draw", 1), "frechet_held_out": ("held-out", 1),
+               "precision": ("precision", 2), "recall": ("recall", 2), "coverage": ("coverage", 2), "class_tv": ("class TV", 3),
+               "mixed": ("mixed", 3), "novelty": ("novelty", 2), "copied": ("copied", 2)}  # fmt: skip
+    found = read("aeotgan/digits")["evaluate"]["table"]
+    rows = [
+        [name, *(f"{row[key]:.{n}f}" if key in row else "" for key, (_, n) in columns.items())] for name, row in found.items()
+    ]
+    return table(["", *(title for title, _ in columns.values())], rows)
+
+
+def modes() -> str:
+    """The table of `examples/aeotgan/modes.py`, ranges over its seeds."""
+    rows = []
+    for name, methods in read("aeotgan/modes")["sets"].items():
+        for method, runs in methods.items():
+            n, bad, distance = ([run[key] for run in runs] for key in ("modes", "bad", "wasserstein"))
+            rows.append([name, method, f"{min(n)} to {max(n)}", f"{100 * min(bad):.1f} to {100 * max(bad):.1f} %",
+                         f"{min(distance):.2f} to {max(distance):.2f}"])  # fmt: skip
+    return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "efficiency": efficiency,
+    "stopping": stopping,
+    "ablation": ablation,
+    "races": races,
+    "race-latent-16": race_latent_16,
+    "digits": digits,
+    "modes": modes,
+}
+
+
+def results(prefix: str) -> Iterator[tuple[str, Json]]:
+    """The files whose names begin so, with the rest of their names."""
+    for path in sorted(RESULTS.glob(f"{prefix}*.json")):
+        yield path.stem.removeprefix(prefix), read(path.stem)
+
+
+def read(name: str) -> Json:
+    content: Json = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
