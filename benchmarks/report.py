@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,18 @@ def numbers(row: Json, cpu: str) -> list[str]:
     ]
 
 
-def digits() -> str:
+def aeotgan(preset: str) -> str:
     """The table of `examples/aeotgan/run.py`."""
-    columns = {"frechet": "Frechet", "precision": "precision", "recall": "recall", "coverage": "coverage",
-               "class_tv": "class TV", "mixed": "mixed", "novelty": "novelty"}  # fmt: skip
-    found = read("aeotgan/digits")["evaluate"]["table"]
-    rows = [[name, *(f"{row[key]:.3g}" if key in row else "" for key in columns)] for name, row in found.items()]
-    return table(["", *columns.values()], rows)
+    columns = {"frechet": ("Frechet", 2), "frechet_layers": ("all layers", 2), "frechet_drawn": ("a draw", 1),
+               "frechet_held_out": ("held-out", 1), "precision": ("precision", 2), "recall": ("recall", 2),
+               "coverage": ("coverage", 2), "class_tv": ("class TV", 3), "mixed": ("mixed", 3), "novelty": ("novelty", 2),
+               "copied": ("copied", 2)}  # fmt: skip
+    found = read(f"aeotgan/{preset}")["evaluate"]["table"]
+    known = {key: form for key, form in columns.items() if any(key in row for row in found.values())}
+    rows = [
+        [name, *(f"{row[key]:.{n}f}" if key in row else "" for key, (_, n) in known.items())] for name, row in found.items()
+    ]
+    return table(["", *(title for title, _ in known.values())], rows)
 
 
 def modes() -> str:
@@ -159,7 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "races": races,
     "race-latent-16": race_latent_16,
-    "digits": digits,
+    "digits": partial(aeotgan, "digits"),
     "modes": modes,
 }
 

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "examples" / "aeotgan"))
 import baselines  # noqa: E402
 import data  # noqa: E402
 import features  # noqa: E402
+import judge  # noqa: E402
 import metrics  # noqa: E402
 import modes  # noqa: E402
 import pretrained  # noqa: E402
@@ -144,13 +145,14 @@ def test_classes():
     assert found == {"class_tv": 0.25, "class_worst": 1.0, "class_least": 0.0, "mixed": 0.25}
 
 
-def test_novelty_of_copies_and_of_fresh_images():
+def test_novelty_of_copies_and_of_fresh_images(monkeypatch):
     train, held_out, fresh = normal(1000, 3), normal(1000, 3, seed=1), normal(1000, 3, seed=2)
     novelty = metrics.Novelty.against(train, held_out)
     assert novelty(train) == pytest.approx({"novelty": 0, "copied": 1}, abs=1e-6)
     found = novelty(fresh)
     assert found["novelty"] == pytest.approx(1, abs=0.1)
     assert found["copied"] == pytest.approx(0.01, abs=0.015)
+    monkeypatch.setattr(metrics, "VALUES", 3 * 70)
     distance, index = metrics.nearest(fresh, train)
     torch.testing.assert_close(distance, torch.cdist(fresh, train).amin(1))
     torch.testing.assert_close((fresh - train[index]).norm(dim=1), distance)
@@ -167,6 +169,27 @@ def test_shifted_moves_by_whole_pixels():
     where = moved[:, 0].flatten(1).argmax(1)
     assert (moved.sum((1, 2, 3)) == 1).all()
     assert {(int(i) // 9, int(i) % 9) for i in where} == {(r, c) for r in range(2, 7) for c in range(2, 7)}
+
+
+def test_layers_end_in_the_features_before_the_last_layer():
+    torch.manual_seed(0)
+    body, head = features.classifier((1, 28, 28), 10)
+    network = features.FeatureNetwork("a network", features.Layers(body.eval()), head, head.in_features)
+    x = torch.rand(5, 1, 28, 28)
+    z = network.features(x)
+    assert z.shape == (5, 32 + 64 + 64 + 96 + 64)
+    torch.testing.assert_close(z[:, :32], body[:3](x).mean((2, 3)))
+    torch.testing.assert_close(network.final(z), body(x))
+    torch.testing.assert_close(network.probabilities(z), head(body(x)).softmax(1))
+
+
+def test_features_of_layers_are_scaled_and_constant_ones_do_no_harm():
+    z, new = normal(300, 4), normal(200, 4, seed=1)
+    by = torch.tensor([1.0, 10.0, 100.0, 0.0])
+    scaled = judge.Layers.of(z * by + 5)
+    torch.testing.assert_close(scaled.truth.covariance.diagonal(), torch.tensor([1.0, 1, 1, 0]).double())
+    z[:, 3], new[:, 3] = 0, 0
+    assert scaled.frechet(new * by + 5) == pytest.approx(judge.Layers.of(z).frechet(new))
 
 
 def resnet_arrays(seed=0):
@@ -390,7 +413,7 @@ def test_the_classifier_is_kept_and_made_again_for_other_settings(tmp_path, monk
     assert torch.equal(torch.random.get_rng_state(), state)  # the trainings around it draw as if it were not there
     calls = []
     monkeypatch.setattr(features, "train", lambda *a, **k: calls.append(a) or first_state)
-    first_state = nn.Sequential(first.body, first.head).state_dict()
+    first_state = nn.Sequential(first.body.body, first.head).state_dict()
     again = features.choose(config, images, tmp_path)
     assert not calls
     torch.testing.assert_close(again.features(images.test), first.features(images.test))

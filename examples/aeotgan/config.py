@@ -92,7 +92,7 @@ PRESETS = {
         network="infogan",
         ae=AutoencoderConfig(latent=32, epochs=8, batch_size=128, lr=2e-3),
         ot=MANY_CODES,
-        gan=GanConfig(epochs=2, lr=2e-4),
+        gan=GanConfig(epochs=2, lr=2e-4, ema=0.99),
     ),
     "cifar10": Config(
         data="cifar10",

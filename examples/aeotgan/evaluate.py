@@ -40,9 +40,11 @@ import sdot
 HELD_OUT, TRAINING, RECONSTRUCTED = "held-out images", "training images", "reconstructions"
 ONCE = (HELD_OUT, RECONSTRUCTED)  # of which there are no more
 OURS = "AE-OT-GAN"
+POOLED = ("frechet", "frechet_layers")
 Method = Callable[[int, Generator], Float[Tensor, "n c h w"]]
 COLUMNS = {  # header and digits
     "frechet": ("Frechet", 3),
+    "frechet_layers": ("all layers", 3),
     "frechet_drawn": ("a draw", 3),
     "frechet_held_out": ("held-out", 3),
     "precision": ("precision", 3),
@@ -78,7 +80,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
         if len(rows) > 1:
             errors[name] = {key: statistics.stdev(row[key] for row in rows) / len(rows) ** 0.5 for key in rows[0]}
         elif draws > 1:
-            del table[name]["frechet"]  # of fewer images than the others
+            table[name] = {key: value for key, value in table[name].items() if key not in POOLED}  # fewer than of the others
     result = {
         "network": judge.network.name,
         "accuracy": judge.network.accuracy(images.test, images.test_labels) if judge.shares is not None else None,
@@ -144,7 +146,7 @@ def text(result: dict[str, Any]) -> str:
     known = [key for key in COLUMNS if any(key in row for row in table.values()) and (key != "frechet_drawn" or draws > 1)]
 
     def line(name: str, cells: list[str]) -> str:
-        return f"{name:18s}" + "".join(f"{cell:>10s}" for cell in cells)
+        return f"{name:18s}" + "".join(f"{cell:>11s}" for cell in cells)
 
     lines = [line("", [COLUMNS[key][0] for key in known])]
     for name, row in table.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 SHOWN = 16
 PANELS = {  # title, and the row that says what is possible
     "frechet": ("Fréchet distance to training images", "held-out images"),
-    "frechet_drawn": ("the same, as many as are held out", "held-out images"),
+    "frechet_layers": ("the same, features of all layers", "held-out images"),
     "frechet_held_out": ("to held-out images", "training images"),
     "precision": ("precision", "training images"),
     "recall": ("recall", "training images"),
@@ -37,7 +37,7 @@ def methods(path: Path, shown: dict[str, Tensor]) -> None:
 
 def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
     """A panel for a measure, a line for a method; dotted what real images reach, bars of two standard errors."""
-    known = [key for key in PANELS if any(key in row for row in table.values()) and (key != "frechet_drawn" or errors)]
+    known = [key for key in PANELS if any(key in row for row in table.values())]
     names, rows = list(table)[::-1], -(-len(known) // COLUMNS)
     figure = Figure(figsize=(11.0, rows * (0.7 + 0.25 * len(names))), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
@@ -75,7 +75,7 @@ def copies(path: Path, new: Float[Tensor, "n c h w"], images: Images) -> None:
     """Those new images that come nearest to training images, beside held-out ones of which the same is true."""
     rows = []
     for queries in (new.float(), images.test[: len(new)].float()):
-        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1).float())
+        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1))
         first = distance.argsort()[:16]
         rows += [queries[first], images.train[index[first]].float()]
     names = ("generated", "nearest image", "held-out", "nearest image")

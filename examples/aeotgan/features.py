@@ -1,7 +1,9 @@
 """Networks whose features images are compared by: a classifier trained here, or one from a file (see pretrained.py).
 
-Features are those before the last layer. None of these is the Inception network of the published FID: distances of their
-features compare runs with each other, never with the literature. For that there is `published_fid`.
+The features are those before the last layer, as in the published FID. A small classifier's tell classes apart and little else,
+so that of one trained here there is also what every layer sees: the means over the picture of its activations, which tell sharp
+strokes from blurred ones. None of these is the Inception network: distances of their features compare runs with each other,
+never with the literature. For that there is `published_fid`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class FeatureNetwork:
 
     name: str
     body: nn.Module  # images (n, c, h, w) to features (n, d)
-    head: nn.Module | None  # features to logits (n, classes)
+    head: nn.Module | None  # the last of the features to logits (n, classes)
+    last: int | None = None  # so many of the features, the final ones, are those before the last layer; all when None
 
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return autoencoder.apply(self.body, images, BATCH)
@@ -41,7 +44,11 @@ class FeatureNetwork:
     def probabilities(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
         if self.head is None:
             raise ValueError(f"{self.name} does not know the classes of these images.")
-        return autoencoder.apply(self.head, features, BATCH).softmax(1)
+        return autoencoder.apply(self.head, self.final(features), BATCH).softmax(1)
+
+    def final(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n l"]:
+        """Those before the last layer."""
+        return features if self.last is None else features[:, -self.last :]
 
     def accuracy(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> float:
         return (self.probabilities(self.features(images)).argmax(1) == labels).double().mean().item()
@@ -79,7 +86,7 @@ def choose(config: Config, images: Images, out: Path) -> FeatureNetwork:
             tensors = train(images, epochs, config.seed, mirror=config.data not in WRITTEN)
             results.save_tensors(path, tensors, made_from)
     nn.Sequential(body, head).to(device).eval().load_state_dict(tensors)
-    return FeatureNetwork("a classifier trained here", body, head)
+    return FeatureNetwork("a classifier trained here", Layers(body), head, head.in_features)
 
 
 def kind(images: Images) -> tuple[tuple[int, ...], int]:
@@ -88,7 +95,7 @@ def kind(images: Images) -> tuple[tuple[int, ...], int]:
     return tuple(images.train.shape[1:]), int(images.train_labels.max()) + 1
 
 
-def classifier(shape: tuple[int, ...], classes: int) -> tuple[nn.Module, nn.Module]:
+def classifier(shape: tuple[int, ...], classes: int) -> tuple[nn.Sequential, nn.Linear]:
     """A small convolutional network: features and last layer, for any size of image from 8 x 8."""
     channels, height, width = shape
 
@@ -109,6 +116,22 @@ def classifier(shape: tuple[int, ...], classes: int) -> tuple[nn.Module, nn.Modu
         size, d = 64 * ((height + 1) // 2) * ((width + 1) // 2), 32
     body.extend([nn.Dropout(0.25), nn.Linear(size, d), nn.ReLU()])
     return body, nn.Linear(d, classes)
+
+
+class Layers(nn.Module):
+    """Images to the means of all layers' activations and to what the last of them gives out."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        seen = []
+        for layer in self.body:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                seen.append(x.mean((2, 3)) if x.dim() == 4 else x)
+        return torch.cat(seen, 1)
 
 
 def shifted(images: Float[Tensor, "n c h w"], reach: int) -> Float[Tensor, "n c h w"]:

@@ -128,7 +128,7 @@ def train(
         codes: One for each training image, in their order. With these and the encoder this is AE-OT-GAN, without them a GAN.
         encoder: Frozen; its layers are compared in the feature loss.
         watch: Further values for the history at each drawing, from the step and the averaged generator. Those called
-            "frechet" are drawn.
+            "frechet" and "frechet_layers" are drawn.
     """
     g, here, key, x = config.gan, machine.current(), zlib.crc32(name.encode()), images.train
     torch.manual_seed(config.seed)

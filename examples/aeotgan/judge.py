@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import autoencoder
 import features
 import machine
 import metrics
+import torch
 from config import Config
 from data import Images
 from jaxtyping import Float
@@ -21,17 +24,36 @@ PROBED = 1000  # images whose nearest training images are looked for
 WATCHED = 5000  # images of the Frechet distance on the way
 
 
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Frechet distance to the training images by features of all layers, each brought to mean 0 and variance 1 over them."""
+
+    mean: Float[Tensor, " d"]
+    std: Float[Tensor, " d"]
+    truth: Moments
+
+    @classmethod
+    def of(cls, z: Float[Tensor, "m d"]) -> Self:
+        mean, std = z.mean(0), z.std(0)
+        std = torch.where(std > 1e-4 * std.max(), std, 1.0)  # what is constant stays so
+        return cls(mean, std, Moments.of((z - mean) / std))
+
+    def frechet(self, z: Float[Tensor, "n d"]) -> float:
+        return metrics.frechet(Moments.of((z - self.mean) / self.std), self.truth)
+
+
 class Judge:
     """Measures of images against training and held-out ones, `size` of them a draw: as many as are held out."""
 
     def __init__(self, config: Config, images: Images, out: Path) -> None:
         self.network = features.choose(config, images, out)
-        self.train, self.held_out = (self.network.features(x) for x in (images.train, images.test))
         self.size = min(config.evaluate.samples, len(images.test))
-        self.held_out = self.held_out[: self.size]
+        everything = self.network.features(images.train)
+        self.layers = Layers.of(everything) if self.network.last is not None else None
+        self.train = self.network.final(everything)
+        self.held_out = self.network.final(self.network.features(images.test[: self.size]))
         self.moments = Moments.of(self.train), Moments.of(self.held_out)
-        pixels = images.train.flatten(1).float()
-        self.novelty = Novelty.against(pixels, images.test[:PROBED].flatten(1).float())
+        self.novelty = Novelty.against(images.train.flatten(1), images.test[:PROBED].flatten(1))
         self.feature_novelty = Novelty.against(self.train, self.held_out[:PROBED])
         self.shares = None
         if images.train_labels is not None and self.network.head is not None:
@@ -44,6 +66,7 @@ class Judge:
     def one(self, new: Float[Tensor, "n c h w"], z: Float[Tensor, "n d"], held_out: bool = False) -> dict[str, float]:
         """Measures that depend on how many images there are, of one draw; of the held-out images themselves those that do
         not compare them with themselves."""
+        z = self.network.final(z)
         found = {"frechet_drawn": metrics.frechet(Moments.of(z), self.moments[0])}
         if not held_out:
             found |= {"frechet_held_out": metrics.frechet(Moments.of(z), self.moments[1]), **metrics.fidelity(self.held_out, z)}
@@ -52,7 +75,9 @@ class Judge:
 
     def all(self, z: Float[Tensor, "n d"]) -> dict[str, float]:
         """Measures of all draws together: the more images the better."""
-        found = {"frechet": metrics.frechet(Moments.of(z), self.moments[0])}
+        found = {"frechet": metrics.frechet(Moments.of(self.network.final(z)), self.moments[0])}
+        if self.layers is not None:
+            found["frechet_layers"] = self.layers.frechet(z)
         return found if self.shares is None else found | metrics.classes(self.network.probabilities(z), self.shares)
 
 
@@ -61,10 +86,14 @@ def watch(config: Config, images: Images, sampler: Sampler, out: Path) -> Callab
     if features.wanting(config, images):
         return None
     network = features.choose(config, images, out)
-    truth = Moments.of(network.features(images.train))
+    everything = network.features(images.train)
+    truth = Moments.of(network.final(everything))
+    layers = Layers.of(everything) if network.last is not None else None
     codes = sampler(min(config.evaluate.samples, WATCHED), machine.keyed(config.seed, KEY))
 
     def frechet(step: int, generator: nn.Module) -> dict[str, float]:
-        return {"frechet": metrics.frechet(Moments.of(network.features(autoencoder.apply(generator, codes))), truth)}
+        z = network.features(autoencoder.apply(generator, codes))
+        found = {"frechet": metrics.frechet(Moments.of(network.final(z)), truth)}
+        return found if layers is None else {**found, "frechet_layers": layers.frechet(z)}
 
     return frechet

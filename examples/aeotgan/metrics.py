@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 K = 5  # balls around features reach to the K-th nearest of their own kind
+VALUES = 2**26  # numbers copied to float64 at once
 ROWS = 1024  # features compared with all others at once
 UNSURE = 0.9  # an image is between classes if none is as likely as that
 
@@ -70,9 +71,15 @@ def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[Floa
 
 
 def nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Distance to the nearest y, and which it is."""
-    found = [block.min(1) for block in distances(x, y)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    """Distance to the nearest y, and which it is. Of y, too, only some rows are held in float64 at a time."""
+    rows = max(1, VALUES // y.shape[1])
+    best, index = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device), torch.zeros_like(x[:, 0]).long()
+    for k, part in enumerate(y.split(rows)):
+        found = [block.min(1) for block in distances(x, part)]
+        distance = torch.cat([f.values for f in found])
+        index = torch.where(distance < best, torch.cat([f.indices for f in found]) + k * rows, index)
+        best = torch.minimum(best, distance)
+    return best, index
 
 
 def radii(x: Float[Tensor, "n d"], k: int = K) -> Float[Tensor, " n"]:

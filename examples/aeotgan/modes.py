@@ -45,7 +45,7 @@ class ModesConfig:
     batch_size: int = 128
     noise: int = 2  # dimensions of the noise of the plain GAN
     width: int = 128  # of the hidden layers
-    lr: float = 2e-4  # of 2e-4 and 1e-3, with noise in 2 and in 16 dimensions, what suits the plain GAN best
+    lr: float = 2e-4  # of 2e-4 and 1e-3, with noise in 2 and in 16 dimensions, the best for the plain GAN
     content: float = 10.0  # weight of the content loss of AE-OT-GAN
     seeds: int = 3
     samples: int = 2500  # that are judged

@@ -87,7 +87,7 @@ def curves(path: Path, records: list[dict[str, Any]]) -> None:
         ("content loss", "mean square, pixels", {"image": ("", LINE)}),
         ("latent loss", "mean square, codes", {"latent": ("", LINE)}),
         ("discriminator", "mean D", {"real": ("real images", LINE), "fake": ("fake images", ACCENT)}),
-        ("Fréchet distance", "", {"frechet": ("", LINE)}),
+        ("Fréchet distance", "", {"frechet": ("last layer", LINE), "frechet_layers": ("all layers", ACCENT)}),
     )
     known = [panel for panel in panels if any(name in record for record in records for name in panel[2])]
     if not known:
@@ -95,7 +95,8 @@ def curves(path: Path, records: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(3.4 * len(known), 2.9), dpi=DPI, layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(known)))
     for ax, (title, unit, lines) in zip(axes, known, strict=True):
-        for name, (label, colour) in lines.items():
+        drawn = {name: line for name, line in lines.items() if any(name in record for record in records)}
+        for name, (label, colour) in drawn.items():
             points = [(record["epoch"], record[name]) for record in records if name in record]
             ax.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label or None)
         ax.set_title(title, fontsize=10, color=INK, loc="left")
@@ -106,6 +107,7 @@ def curves(path: Path, records: list[dict[str, Any]]) -> None:
         ax.spines[["left", "bottom"]].set_color(SOFT)
         if "real" in lines:
             ax.axhline(0.5, color=SOFT, lw=0.8, ls=":")
+        if len(drawn) > 1:
             ax.legend(frameon=False, fontsize=8, labelcolor=INK)
     _save(figure, path)
 
