@@ -13,6 +13,9 @@ from ..measures import DiscreteMeasure
 from .base import centre
 
 DOUBT = 0.3  # in samples: how much evidence a cell needs before its mass is believed
+SHARERS = 8  # cells that a sample is shared among once nearly all samples have this part of their weight there
+PART = 0.3
+PROBED = 1024  # samples that tell how the weights are spread
 
 
 def anneal(
@@ -23,24 +26,35 @@ def anneal(
     p_i = E softmax_i((h + <x, y>) / eps) are the masses of the blurred cells. The step is Sinkhorn's, and needs no length
     (Cuturi, 2013; Genevay et al., 2016). The p_i are estimated, though, and log p is far too low where no sample came near.
     A sample is shared by about 1 / hardness cells, hardness = E max_i softmax_i, so what one sample tells of a mass is
-    z = hardness / n, and the step is eps log((nu_i + z') / (p_i + z')) with z' = DOUBT z: no evidence, no step.
+    z = hardness / n, and the step is eps log((nu_i + z') / (p_i + z')) with z' = DOUBT z: no evidence, no step. Once most of
+    every sample's weight lies on its few best cells, it is shared among those alone, which costs a search in place of m
+    exponentials a sample.
 
     Returns:
         The new heights, and the hardness: near one when the temperature is nearly zero.
     """
-    p, n, hardness = torch.zeros_like(h), 0, 0.0
+    p, n, hardness, few = torch.zeros_like(h), 0, 0.0, False
     for x in blocks:
-        p += kernels.soft_mass(x, target.points, h, eps).to(p) * x.shape[0]
+        if n == 0:
+            weights = largest_weights(x[:PROBED], target, h, eps)
+            hardness, few = float(weights[:, 0].mean()), float(weights.sum(1).quantile(0.05)) > PART
+        p += _shared(x, target, h, eps) if few else kernels.soft_mass(x, target.points, h, eps).to(p) * x.shape[0]
         n += x.shape[0]
-        hardness = hardness or mean_largest_weight(x[:1024], target, h, eps)
     doubt = DOUBT * hardness / n
     return centre(h + eps * ((target.weights + doubt) / (p / n + doubt)).log(), target), hardness
 
 
-def mean_largest_weight(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor, eps: float) -> float:
-    """The mean over x of max_j softmax_j((h_j + <x, y_j>) / eps)."""
-    best = kernels.topk(x, target.points, h)[0][:, 0]
-    return float(((best - kernels.soft_potential(x, target.points, h, eps)) / eps).exp().mean())
+def largest_weights(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor, eps: float) -> Float[Tensor, "n k"]:
+    """The largest of softmax_j((h_j + <x, y_j>) / eps), at most SHARERS for each x, decreasing."""
+    best, _ = kernels.topk(x, target.points, h, min(SHARERS, len(target)))
+    return ((best - kernels.soft_potential(x, target.points, h, eps)[:, None]) / eps).exp()
+
+
+def _shared(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
+    """How many samples each cell has, every one of them shared among its best cells."""
+    value, index = kernels.topk(x, target.points, h, min(SHARERS, len(target)))
+    weight = (value / eps).softmax(1).to(h)
+    return torch.zeros_like(h).index_add_(0, index.flatten(), weight.flatten())
 
 
 def gaussian_heights(target: DiscreteMeasure, x: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:

@@ -73,7 +73,7 @@ def strongest(edges: Edges, most: int) -> Edges:
     pairs, weight = edges
     if len(weight) <= most:
         return edges
-    kept = weight.topk(most).indices.sort().values
+    kept = (weight > weight.kthvalue(len(weight) - most).values).nonzero()[:, 0]
     return pairs[:, kept], weight[kept]
 
 

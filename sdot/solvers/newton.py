@@ -46,7 +46,8 @@ class NewtonState(State):
         optimism: By what factor predictions of chi^2 have been too low of late.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
-        residual: chi^2 of the masses that they gave there.
+        residual: chi^2 of the masses that they gave at the heights.
+        trial: Heights after the last step over them, of which nothing is known yet.
     """
 
     eps: float = 0.0
@@ -61,6 +62,7 @@ class NewtonState(State):
     points: int = 0
     passes: int = 0
     residual: float = math.inf
+    trial: Float[Tensor, " m"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class Newton:
     smoothing: float = 4.0
     ridge: float = 0.3
     reach: float = 2.0
-    edges_per_target: int = 128
+    edges_per_target: int = 48
     quasi_dim: int = 3
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
@@ -118,7 +120,11 @@ class Newton:
             return replace(state, chi2=0.0)
         if state.eps > 0:
             return self._anneal(state, target, draw)
-        return self._quasi(state, target, draw) if self._even(draw) else self._newton(state, target, draw)
+        if not self._even(draw):
+            return self._newton(state, target, draw)
+        grows = state.batch > state.points
+        state = self._quasi(state, target, draw)
+        return self._quasi(state, target, draw) if grows else state  # heights of fewer points are not worth publishing
 
     def _even(self, draw: Draw) -> bool:
         return 0 < draw.even_dim <= self.quasi_dim
@@ -175,35 +181,36 @@ class Newton:
     def _quasi(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         """The same step on evenly spread points, half of them from each of two independent scramblings.
 
+        A step is on trial until the same points have shown that it did no harm: only then are its heights the state's.
+
         The points are kept from step to step until their cells have the right masses, and then their number grows. The two
         halves disagree by as much as both are wrong: with w = (w_a + w_b) / 2 = nu the error of the heights is
         sum_i Var(w_i) / nu_i = E sum_i (w_ai - w_bi)^2 / (4 nu_i), whatever law the points follow.
         """
         nu, n = target.weights, state.batch
-        seen = look(state.heights, target, draw.even(n, state.points), n, 4 * self._detail(target), self.neighbours)
+        h = state.heights if state.trial is None else state.trial
+        seen = look(h, target, draw.even(n, state.points), n, 4 * self._detail(target), self.neighbours)
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         residual = float(((mass - nu).square() / nu).sum())
         limit = max(state.residual, floor) if n == state.points else 10 * max(state.residual, state.chi2)
-        before = state.before
-        if residual > limit and before is not None:  # the last step went too far
-            state = replace(state, chi2=max(state.chi2, state.residual), points=n)
+        if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
+            state = replace(state, points=n)
             if state.passes < MOST_PASSES:
-                return replace(state, heights=torch.lerp(before, state.heights, 0.3), passes=state.passes + 3)
-            return replace(state, heights=before, batch=math.ceil(1.5 * n), passes=0)
+                return replace(state, trial=torch.lerp(state.heights, h, 0.3), passes=state.passes + 3)
+            return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        shrinking = min(1.0, residual / state.residual) if n == state.points else 0.1
-        stalled = shrinking > 0.5
+        stalled = n == state.points and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
-        left = 0.0 if settled and residual <= 2 * floor else ((1 - length) ** 2 + shrinking) * residual
         return replace(
             self._forget(state, step),
-            heights=centre(state.heights + step, target),
-            chi2=floor + left,
+            heights=h,
+            trial=centre(h + step, target),
+            chi2=max(floor, residual),  # not the sum: what is left of the residual is mostly the points' own error
             batch=math.ceil(1.5 * n) if settled else n,
             before=state.heights,
             points=n,
