@@ -166,6 +166,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "races": races,
     "race-latent-16": race_latent_16,
     "digits": partial(aeotgan, "digits"),
+    "mnist": partial(aeotgan, "mnist"),
     "modes": modes,
 }
 
