@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from . import _checks
@@ -47,21 +47,33 @@ def project_to_simplex(
 
     Source: P. Wolfe, "Finding the nearest point in a polytope", Mathematical Programming 11, 1976.
     """
-    n, k, _ = points.shape
-    _checks.count("the number of points", k, MOST)
+    _checks.count("the number of points", points.shape[1], MOST)
     if mask is None:
-        mask = torch.ones(n, k, dtype=torch.bool, device=x.device)
+        mask = torch.ones(points.shape[:2], dtype=torch.bool, device=x.device)
     elif not mask.any(1).all():
         raise ValueError("mask must leave at least one point in every row.")
+    return nearest_weights(*distance_form(x, points, mask), mask).to(x.dtype)
+
+
+def distance_form(
+    x: Float[Tensor, "n d"], points: Float[Tensor, "n k d"], mask: Bool[Tensor, "n k"]
+) -> tuple[Float[Tensor, "n k k"], Float[Tensor, "n k"]]:
+    """A and b with |sum_j lambda_j p_j - x|^2 = lambda' A lambda - 2 b' lambda + constant, where lambda sums to one."""
     kind = _checks.precise(x.device)
-    first = mask.to(torch.int64).argmax(1)
-    base = points[torch.arange(n, device=x.device), first].to(kind)
-    edges = torch.where(mask[..., None], points.to(kind) - base[:, None], 0.0)
-    A = edges @ edges.mT  # |sum_j lambda_j p_j - x|^2 = lambda' A lambda - 2 b' lambda + constant where lambda sums to one
-    b = (edges @ (x.to(kind) - base)[..., None])[..., 0]
+    base = points[torch.arange(len(x), device=x.device), _first(mask)]
+    edges = torch.where(mask[..., None], points - base[:, None], 0.0).to(kind)
+    return edges @ edges.mT, (edges @ (x.to(kind) - base.to(kind))[..., None])[..., 0]
+
+
+def nearest_weights(A: Float[Tensor, "n k k"], b: Float[Tensor, "n k"], mask: Bool[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """The minimum of a `distance_form` over all weights that vanish outside the mask."""
     with torch.no_grad():
-        weights, used = _active_set(A, b, mask, first)
-    return _affine_minimum(A, b, weights, used).to(x.dtype)
+        weights, used = _active_set(A, b, mask, _first(mask))
+    return _affine_minimum(A, b, weights, used)
+
+
+def _first(mask: Bool[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    return mask.to(torch.int64).argmax(1)
 
 
 def _active_set(A: Tensor, b: Tensor, mask: Tensor, first: Tensor) -> tuple[Float[Tensor, "n k"], Bool[Tensor, "n k"]]:

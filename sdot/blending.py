@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from . import _checks, kernels
-from .barycentric import project_to_simplex
+from .barycentric import distance_form, nearest_weights
 from .cells import Cells
 from .maps import BrenierMap
 
@@ -56,9 +56,21 @@ class Projected(Rule):
     names = ("star", "size", "centroid")
     centroid: Tensor
 
+    @property
+    def width(self) -> int:
+        """That of the search would be more, but the projection is quicker on many samples at once."""
+        return min(2, self.star.shape[1])
+
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
+        rows = rows_at_once(T.points, self.star.shape[1])
+        blocks = torch.split(x, rows), torch.split(cell, rows)
+        found = [self._hulls(T, z, c) for z, c in zip(*blocks, strict=True)]
+        vertices, present, A, b = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return vertices, nearest_weights(A, b, present).to(x)
+
+    def _hulls(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         vertices, present, _ = _foremost(T, x, cell, self.star, self.size, self.settings["k"])
-        return vertices, project_to_simplex(x, self.centroid[vertices], present)
+        return vertices, present, *distance_form(x, self.centroid[vertices], present)
 
 
 class Softmax(Rule):
