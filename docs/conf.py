@@ -55,7 +55,7 @@ html_sidebars = {"index": [], "changelog": [], "references": []}
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
+autodoc_inherit_docstrings = False
 autodoc_use_type_comments = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -83,9 +83,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder([f"plot_{name}.py" for name in TUTORIALS]),
     "reset_modules": (style,),
     "image_scrapers": ("matplotlib",),
-    "image_srcset": ["2x"],
     "thumbnail_size": (480, 336),
-    "plot_gallery": True,
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,

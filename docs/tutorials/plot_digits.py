@@ -34,7 +34,7 @@ def network(*widths):
 
 encoder, decoder = network(64, 256, DIM), network(DIM, 256, 64)
 parameters = [*encoder.parameters(), *decoder.parameters()]
-steps = 1500
+steps = 1200
 optimizer = torch.optim.AdamW(parameters, lr=4e-3)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
 for _ in range(steps):

@@ -49,11 +49,11 @@ def at_random(x):
     return data[torch.randint(len(data), (len(x),))]
 
 
-def train(partner, steps=2500, batch=256):
+def train(partner, steps=1500, batch=256):
     """Regress the velocity at x_t on the straight line's, partner(x) - x."""
     torch.manual_seed(1)
-    velocity = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
-    optimizer = torch.optim.AdamW(velocity.parameters(), lr=3e-3)
+    velocity = nn.Sequential(nn.Linear(3, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
+    optimizer = torch.optim.AdamW(velocity.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         x0 = source.sample(batch, like=data)

@@ -80,7 +80,7 @@ def sampler(n):
 
 
 start = time.process_time()
-g = ot.semidiscrete.solve_semidiscrete(y, sampler, nu, max_iter=5000, batch_size=64)
+g = ot.semidiscrete.solve_semidiscrete(y, sampler, nu, max_iter=3000, batch_size=64)
 print(f"POT: {time.process_time() - start:.1f} s of CPU time; sdot: {solution.seconds:.1f} s of wall time")
 other = sdot.BrenierMap(y, heights(g))
 judged = sdot.certify(other, source, target, generator=torch.Generator().manual_seed(3))
