@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx_gallery.sorting import ExplicitOrder
 
 HERE = Path(__file__).parent
@@ -128,6 +129,8 @@ def links(_: Sphinx, __: str, content: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    for field in PyObject.doc_field_types:  # of dataclasses
+        field.label = "Attributes" if field.name == "variable" else field.label
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon
     app.connect("source-read", links)

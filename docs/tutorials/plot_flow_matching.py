@@ -84,12 +84,12 @@ models = {"independent": train(at_random), "optimal": train(T)}
 
 x = source.sample(1000, like=data)
 paths = {name: flow(velocity, x, 100) for name, velocity in models.items()}
-figure, axes = plt.subplots(1, 2, figsize=(8.8, 4.5))
+figure, axes = plt.subplots(1, 2, figsize=(8.8, 4.6))
 for ax, (name, path), colour in zip(axes, paths.items(), (ACCENT, LINE), strict=True):
     ax.scatter(*data.T, s=1.5, color=SOFT, linewidths=0, alpha=0.7)
     ax.add_collection(LineCollection(path[:, :220].transpose(0, 1), colors=colour, linewidths=0.55, alpha=0.75))
     ax.scatter(*path[0, :220].T, s=5, color=INK, linewidths=0)
-    ax.set(xlim=(-3.1, 3.1), ylim=(-3.1, 3.1), aspect="equal")
+    ax.set(xlim=(-2.9, 2.9), ylim=(-3.0, 2.8), aspect="equal")
     ax.set_axis_off()
     ax.set_title(f"{name} coupling")
 
@@ -129,6 +129,7 @@ for (name, values), colour, marker in zip(distances.items(), (ACCENT, LINE), "so
 ax.axhline(floor, color=SOFT, ls=":", label="fresh data")
 ax.set(xlabel="steps of Euler's method", ylabel="$W_2^2$ to fresh data")
 ax.set_xticks(budget, [str(steps) for steps in budget])
+ax.set_yticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
 ax.minorticks_off()
 ax.legend()
 

@@ -71,7 +71,7 @@ bar = figure.colorbar(image, ax=axes, shrink=0.72, aspect=24, ticks=[-2, -1, 0, 
 bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
 bar.outline.set_visible(False)
 bar.set_label("mass of the cell / wanted")
-# sphinx_gallery_thumbnail_number = 2
+# sphinx_gallery_thumbnail_number = 3
 
 # %%
 # Far too heavy cells are red, far too light ones blue; on the right there is nothing to see, which is the point.
