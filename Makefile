@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 RUN ?= runs/digits
 
-.PHONY: demo test slow check format bench clean
+.PHONY: demo test slow check format bench docs clean
 
 demo: $(VENV)/ready
 	$(PY) examples/aeotgan/run.py --out $(RUN)
@@ -24,10 +24,17 @@ format: $(VENV)/ready
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+docs: $(VENV)/ready-docs
+	$(PY) -m sphinx -W --keep-going -q docs docs/_build
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build docs/gallery docs/api

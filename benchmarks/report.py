@@ -134,6 +134,22 @@ def numbers(row: Json, cpu: str) -> list[str]:
     ]
 
 
+def estimate() -> str:
+    """What `sdot estimate` says of some solves, and what they took."""
+    rows = []
+    for row in read("estimate")["rows"]:
+        said = row["estimated"]
+        pairs = [(said["samples"], row["samples"]), (said["seconds"], row["cpu"]), (said["memory_mb"], row["memory_mb"])]
+        cells = [f"{two_digits(low)} to {two_digits(high)} | {two_digits(taken)}" for (low, high), taken in pairs]
+        rows.append([row["problem"], str(row["d"]), f"{row['tol']:g}", *cells])
+    return table(["problem", "d", "tol", "samples", "drawn", "CPU s", "taken", "MB", "taken"], rows)
+
+
+def two_digits(value: float) -> str:
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
 def aeotgan(preset: str) -> str:
     """The table of `examples/aeotgan/run.py`."""
     columns = {"frechet": ("Frechet", 2), "frechet_layers": ("all layers", 2), "frechet_drawn": ("a draw", 1),
@@ -167,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "stopping": stopping,
     "ablation": ablation,
     "races": races,
+    "estimate": estimate,
     "race-latent-16": race_latent_16,
     "digits": partial(aeotgan, "digits"),
     "mnist": partial(aeotgan, "mnist"),

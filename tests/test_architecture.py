@@ -1,6 +1,7 @@
 """Imports run one way, the library draws and prints nothing on its own, and the two names of the project agree."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -64,14 +65,16 @@ def test_the_library_neither_seeds_nor_prints_nor_unpickles(path):
     assert not calls & forbidden
 
 
-@pytest.mark.parametrize("path", [p for p in ROOT.rglob("*.py") if ".venv" not in p.parts], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in ROOT.rglob("*.py") if not {".venv", "_build"} & set(p.parts)], ids=lambda p: p.name
+)
 def test_files_are_of_a_size_to_read(path):
     lines = len(path.read_text().splitlines())
     assert lines <= 400 or path.parent.name == "tests", f"{path} has {lines} lines and wants splitting"
 
 
-@pytest.mark.parametrize("folder", ["examples", "benchmarks"])
-def test_examples_and_benchmarks_use_public_names(folder):
+@pytest.mark.parametrize("folder", ["examples", "benchmarks", "docs/tutorials"])
+def test_examples_benchmarks_and_tutorials_use_public_names(folder):
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sdot."):
@@ -86,6 +89,19 @@ def test_pyproject_agrees_with_the_package():
     assert project["description"] == _conflict.SUMMARY
     for name in sdot.__all__:
         assert getattr(sdot, name).__doc__, f"sdot.{name} has no docstring"
+
+
+def test_the_documentation_has_every_public_name():
+    listed = {line.strip() for line in (ROOT / "docs" / "api.md").read_text().splitlines() if line.startswith("   ")}
+    assert set(sdot.__all__) <= listed
+
+
+def test_the_documentation_has_every_page_and_tutorial():
+    docs = ROOT / "docs"
+    trees = "".join("".join(re.findall(r"```{toctree}(.*?)```", page.read_text(), re.S)) for page in docs.glob("*.md"))
+    assert {page.stem for page in docs.glob("*.md")} <= {"index", "api", *trees.split()}
+    order = ast.literal_eval(re.search(r"TUTORIALS = (\(.*?\))", (docs / "conf.py").read_text()).group(1))
+    assert {f"plot_{name}" for name in order} == {path.stem for path in (docs / "tutorials").glob("*.py")}
 
 
 def test_another_distribution_of_the_same_name_is_said(tmp_path, monkeypatch):

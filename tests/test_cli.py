@@ -1,12 +1,16 @@
 """The command line, end to end."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sdot.cli import main
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -65,6 +69,23 @@ def test_half_precision_codes_are_widened(tmp_path):
     assert main(["solve", str(tmp_path / "half.npy"), "-o", str(tmp_path / "map"), "--tol", "0.1", "--quiet"]) == 0
 
 
+def test_estimate_before_a_solve(capsys):
+    """Ranges that hold for the two runs of benchmarks/results/solve-*.json, whatever the speed of this machine."""
+    assert main(["estimate", "300", "5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("300 targets in R^5 to chi2 = 0.01 with Newton")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["samples", "scores", "memory", "time"]
+    for name in ("latent-64-50000", "million-100000"):
+        run = json.loads((RESULTS / f"solve-{name}.json").read_text())["rows"][0]
+        assert main(["estimate", str(run["m"]), str(run["d"]), "--tol", str(run["tol"]), "--json"]) == 0
+        about = json.loads(capsys.readouterr().out)
+        low, high = about["samples"]
+        assert low < run["m"] * run["samples_per_target"] < high
+        low, high = about["memory_mb"]
+        assert low < run["peak_memory_mb"] - run["memory_before_mb"] < 1.1 * high
+        assert 0 < about["seconds"][0] < about["seconds"][1]
+
+
 @pytest.mark.filterwarnings("always")
 def test_a_budget_that_ends_first_is_status_1(codes, tmp_path, capsys):
     status = main(["solve", str(codes), "-o", str(tmp_path / "map"), "--tol", "1e-6", "--max-samples", "9000", "--quiet"])
@@ -81,6 +102,8 @@ def test_a_budget_that_ends_first_is_status_1(codes, tmp_path, capsys):
         (["solve", "{codes}", "-o", "{codes}/map", "--tol", "0.5", "--quiet"], "cannot be written"),
         (["solve", "{codes}", "-o", "map", "--weights", "{codes}"], r"weights must have one entry a point"),
         (["solve", "{codes}", "-o", "map", "--tol", "-1"], "tol must be a positive number"),
+        (["estimate", "0", "3"], "m must be a whole number"),
+        (["estimate", "10", "3", "--tol", "0"], "tol must be a positive number"),
         (["info", "{codes}"], "cannot be read as a map"),
         (["sample", "{codes}", "-n", "5", "-o", "x.npy"], "cannot be read as a map"),
     ],

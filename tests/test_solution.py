@@ -1,12 +1,12 @@
 """iterate and solve: the loop, the budgets, the warnings, and a run that is killed and goes on."""
 
-import itertools
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 
+import contract
 import pytest
 import torch
 
@@ -26,22 +26,7 @@ def seeded(seed=0):
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_solvers_keep_the_contract(solver):
-    source, target = problem()
-    states = []
-    for state in sdot.iterate(source, target, solver, generator=seeded()):
-        states.append(state)
-        if state.chi2 < 0.1 or state.step >= 4000:
-            break
-    assert states[-1].chi2 < 0.1
-    assert [s.step for s in states] == list(range(1, len(states) + 1))
-    assert all(a.samples < b.samples for a, b in itertools.pairwise(states))
-    h = states[-1].heights
-    assert h.dtype == torch.float64
-    assert abs(float(target.weights @ h)) < 1e-9
-    again = sdot.iterate(source, target, solver, generator=seeded())
-    assert torch.equal(next(again).heights, states[0].heights)
-    judged = sdot.certify(sdot.BrenierMap(target.points, h), source, target, generator=seeded(1))
-    assert judged.chi2 < 0.2  # the solver's own estimate is not far off
+    contract.check_solver(solver)
 
 
 def test_default_solve_meets_its_tolerance():
