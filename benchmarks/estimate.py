@@ -6,10 +6,9 @@ python -m benchmarks.estimate latent-16-2000:0.01 plane-300:0.01 far-64-5000:0.0
 from __future__ import annotations
 
 import time
-from importlib import import_module
+from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Generator
 
 import sdot
@@ -30,7 +29,7 @@ def measure(name: str, tol: str) -> dict[str, Any]:
     """Times are CPU times, so that other work on the machine does not count."""
     problem = make(name, 0)
     m, d = len(problem.target), problem.target.dim
-    estimated = import_module("sdot.cli").estimated(m, d, float(tol), torch.device("cpu"), clock=time.process_time)
+    said = asdict(sdot.estimate_budget(m, d, float(tol), clock=time.process_time))
     record.forget_peak_memory()
     before, cpu = record.peak_memory_mb(), time.process_time()
     solution = sdot.solve(problem.source, problem.target, tol=float(tol), generator=Generator().manual_seed(0))
@@ -43,7 +42,7 @@ def measure(name: str, tol: str) -> dict[str, Any]:
         "samples": solution.history[-1].samples + solution.certificate.samples,
         "cpu": round(cpu, 3),
         "memory_mb": round(record.peak_memory_mb() - before, 1),
-        "estimated": {key: estimated[key] for key in ("samples", "seconds", "memory_mb", "ns_per_score")},
+        "estimated": {key: said[key] for key in ("samples", "seconds", "memory_mb", "ns_per_score")},
     }
     print(row, flush=True)
     return row

@@ -3,6 +3,7 @@
 from . import kernels, plot, semidual
 from ._conflict import warn_of_other_distribution
 from .barycentric import barycentric_coordinates, project_to_simplex
+from .budget import Budget, estimate_budget
 from .cells import Cells, UnresolvedCellsWarning, estimate_cells
 from .certificate import Certificate, certify
 from .extension import Parts, PiecewiseLinearMap
@@ -19,6 +20,7 @@ __all__ = [
     "Adam",
     "Averaged",
     "BrenierMap",
+    "Budget",
     "Cells",
     "Certificate",
     "ConvergenceWarning",
@@ -41,6 +43,7 @@ __all__ = [
     "barycentric_coordinates",
     "certify",
     "dihedral_angles",
+    "estimate_budget",
     "estimate_cells",
     "info",
     "iterate",

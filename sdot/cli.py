@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import _checks, _files, kernels
+from . import _checks, _files
+from .budget import estimate_budget
 from .extension import PiecewiseLinearMap
-from .measures import BLOCK, DiscreteMeasure, Gaussian, Source, UniformBall, UniformCube
+from .measures import DiscreteMeasure, Gaussian, Source, UniformBall, UniformCube
 from .serialization import info, load, save
 from .solution import ConvergenceWarning, solve
 from .solvers import Adam, Averaged, Newton
 
 SOURCES = {"gaussian": Gaussian, "cube": UniformCube, "ball": UniformBall}
 SOLVERS = {"newton": Newton, "adam": Adam, "averaged": Averaged}
-# What `estimate` knows of Newton, at best and at worst; see docs/choosing.md
-EFFICIENCY, EFFICIENCY_EVEN = (1.1, 0.7), (14.0, 2.0)  # (m - 1) / (n chi^2), without and with evenly spread points
-START = (2, 6)  # samples a target before the efficiency is reached
-PASSES = (2, 10)  # times that an evenly spread point is assigned
-EDGES = (50, 300)  # edges a target, temporary copies counted
-OVERHEAD = (0.05, 0.2)  # seconds, of some tens of steps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,70 +89,9 @@ def _sample(s: argparse.Namespace) -> int:
 
 
 def _estimate(s: argparse.Namespace) -> int:
-    m, d, tol = _checks.count("m", s.m), _checks.count("d", s.d), _checks.positive("tol", s.tol)
-    about = estimated(m, d, tol, torch.device(s.device))
-    if s.json:
-        print(json.dumps(about))
-        return 0
-    samples, scores, memory, seconds = (about[key] for key in ("samples", "scores", "memory_mb", "seconds"))
-    print(
-        f"{m:,} targets in R^{d} to chi2 = {tol:g} with Newton, from a Gaussian, a cube or a ball\n"
-        f"samples  {samples[0]:,.0f} to {samples[1]:,.0f}, {samples[0] / m:.3g} to {samples[1] / m:.3g} a target\n"
-        f"scores   {scores[0]:.1e} to {scores[1]:.1e}, at {about['ns_per_score']:.2g} ns each\n"
-        f"memory   {memory[0]:,.0f} to {memory[1]:,.0f} MB beside torch's own\n"
-        f"time     {_duration(seconds[0])} to {_duration(seconds[1])} on {s.device}, {torch.get_num_threads()} threads"
-    )
+    budget = estimate_budget(s.m, s.d, s.tol, device=s.device)
+    print(json.dumps(asdict(budget)) if s.json else budget)
     return 0
-
-
-def estimated(
-    m: int, d: int, tol: float, device: torch.device, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Any]:
-    """What a solve takes, (least, most). Constants were fitted to runs of 300 to 100,000 targets (docs/choosing.md)."""
-    even = d <= Newton.quasi_dim
-    eta, passes = (EFFICIENCY_EVEN, PASSES) if even else (EFFICIENCY, (1, 1))
-    # the certificate: a standard error of tol / 10, whose square is 4 chi^2 / n + 2 m / n^2, at chi^2 from tol / 4 to tol
-    most = max(1000 * m, 10**5)
-    fresh = [max(m, 1024, min(most, 50 / tol * (k + math.sqrt(k**2 + 0.08 * m)))) for k in (1, 4)]
-    drawn = [start * max(m, 1024) + (m - 1) / (e * tol) for start, e in zip(START, eta, strict=True)]
-    scores = [(n * p + c) * m for n, p, c in zip(drawn, passes, fresh, strict=True)]
-    rate, size = _seconds_per_score(m, d, device, clock), 8 if even else 4
-    points = 3 * m * d * size  # as they came, centred, packed for the kernel
-    # samples that are looked at, with their best scores, cells and soft hits
-    looked = (4 if even else 1) * Newton.detail * m * (d * size + 20 * Newton.neighbours)
-    room = [0, 4 * BLOCK * d * size + 2**25 * torch.get_num_threads()]  # blocks of samples, the kernels' tiles
-    return {
-        "m": m,
-        "d": d,
-        "tol": tol,
-        "samples": [n + c for n, c in zip(drawn, fresh, strict=True)],
-        "scores": scores,
-        "memory_mb": [(points + looked + 24 * e * m + r) / 1e6 for e, r in zip(EDGES, room, strict=True)],
-        "ns_per_score": 1e9 * rate,
-        "seconds": [t + 1.2 * n * rate + (1e-6 + 1e-8 * d) * n / m for t, n in zip(OVERHEAD, scores, strict=True)],
-    }
-
-
-def _seconds_per_score(m: int, d: int, device: torch.device, clock: Callable[[], float]) -> float:
-    """The rate of `kernels.topk` for so many targets: the fastest of some short runs, half a second in all."""
-    generator = torch.Generator(device).manual_seed(0)
-    y = kernels.precise(torch.randn(m, d, device=device, generator=generator))
-    x, h = torch.randn(16, d, device=device, generator=generator).to(y), -y.square().sum(1) / 2
-    kernels.topk(x, y, h)  # may compile
-    best, runs, started = math.inf, 0, time.perf_counter()
-    while runs < 5 or time.perf_counter() - started < 0.5:
-        begun = clock()
-        float(kernels.topk(x, y, h)[0][0, 0])  # waits for the device
-        seconds, runs = clock() - begun, runs + 1
-        best = min(best, seconds / (len(x) * m))
-        if seconds < 0.01 and len(x) < 2**15:
-            x, runs = torch.cat([x, x]), 0
-    return best
-
-
-def _duration(seconds: float) -> str:
-    unit, size = next(((u, s) for u, s in (("h", 3600.0), ("min", 60.0)) if seconds >= 2 * s), ("s", 1.0))
-    return f"{seconds / size:.2g} {unit}"
 
 
 def _describe(source: Source | None) -> str:

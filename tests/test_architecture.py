@@ -17,7 +17,7 @@ LAYERS = [
     {"measures"},
     {"semidual", "maps", "barycentric"},
     {"certificate", "solvers", "cells", "simplicial"},
-    {"checkpoint", "stars", "blending"},
+    {"checkpoint", "stars", "blending", "budget"},
     {"solution", "affine", "triangulation"},
     {"extension"},
     {"serialization"},
