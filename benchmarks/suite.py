@@ -129,30 +129,31 @@ def run(table: Table, problem: Problem, entry: Entry, method: Method, budget: fl
 def close_in(table: Table, problem: Problem, entry: Entry, plan: Plan, wanted: float) -> Row | None:
     """The row of the least time at which chi^2 <= wanted, after a few more runs between too little and enough."""
     for _ in range(plan.closings):
-        best = answer(table, entry.label, wanted)
+        best = answer(table.rows, entry.label, wanted)
         if best is None or not best["met"]:
             break
-        known = bracket([row for row in measured(table, entry.label) if row["settings"] == best["settings"]], wanted)
+        same = [row for row in answered(table.rows, entry.label) if row["settings"] == best["settings"]]
+        known = bracket(same, wanted)
         if known is None or known[1] < 1.3 * known[0]:
             break
         (method,) = (m for m in plan.methods(entry) if m.settings == best["settings"])
         run(table, problem, entry, method, math.sqrt(known[0] * known[1]))
-    return answer(table, entry.label, wanted)
+    return answer(table.rows, entry.label, wanted)
 
 
-def measured(table: Table, label: str) -> list[Row]:
-    return [row for row in table.find(entry=label) if row["chi2"] is not None]
+def answered(rows: list[Row], label: str) -> list[Row]:
+    return [row for row in rows if row["entry"] == label and row["chi2"] is not None]
 
 
-def answer(table: Table, label: str, wanted: float) -> Row | None:
+def answer(rows: list[Row], label: str, wanted: float) -> Row | None:
     """What (method, problem, wanted chi^2) takes: the cheapest row that met it, else the row of the least error."""
-    rows = measured(table, label)
-    there = [row for row in rows if row["chi2"] <= wanted]
-    best = min(there, key=lambda row: row["cpu"]) if there else min(rows, key=lambda row: row["chi2"], default=None)
+    known = answered(rows, label)
+    there = [row for row in known if row["chi2"] <= wanted]
+    best = min(there, key=lambda row: row["cpu"]) if there else min(known, key=lambda row: row["chi2"], default=None)
     return None if best is None else {"wanted": wanted, "met": bool(there), **best}
 
 
-def answers(table: Table, plan: Plan) -> list[Row]:
+def answers(rows: list[Row], wanted: tuple[float, ...] = QUICK.wanted) -> list[Row]:
     """All rows (method, problem, wanted chi^2) of a problem."""
-    found = (answer(table, entry.label, wanted) for entry in ENTRIES for wanted in plan.wanted)
+    found = (answer(rows, entry.label, chi2) for entry in ENTRIES for chi2 in wanted)
     return [row for row in found if row is not None]

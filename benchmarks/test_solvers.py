@@ -36,4 +36,4 @@ def test_time(benchmark: Any, problem: Measured, wanted: float, entry: Entry, pl
     made, table = problem
     row = benchmark.pedantic(close_in, (table, made, entry, plan, wanted), rounds=1, iterations=1)
     benchmark.extra_info["row"] = row
-    table.save(summary=answers(table, plan))
+    table.save(summary=answers(table.rows, plan.wanted))
