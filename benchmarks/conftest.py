@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     command.start(config.option)  # which may start the process anew: its output must not be captured then
     capture.resume_global_capture()
     record.RESULTS = config.option.results
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")  # of peers
 
 
 def plan_of(config: pytest.Config) -> Plan:
