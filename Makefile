@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 RUN ?= runs/digits
 
-.PHONY: demo test slow check format bench docs clean
+.PHONY: demo test slow check format bench bench-full docs clean
 
 demo: $(VENV)/ready
 	$(PY) examples/aeotgan/run.py --out $(RUN)
@@ -14,6 +14,14 @@ test: $(VENV)/ready
 
 slow: $(VENV)/ready
 	$(PY) -m pytest -m slow
+
+# five minutes; BENCH takes more options, those of benchmarks/conftest.py among them
+bench: $(VENV)/ready
+	$(PY) -m pytest benchmarks -s --benchmark-columns=mean --benchmark-save=bench $(BENCH)
+
+# a day; started again, it goes on where it was stopped
+bench-full: $(VENV)/ready
+	$(PY) -m pytest benchmarks -s --benchmark-columns=mean --benchmark-save=bench-full --full $(BENCH)
 
 check: $(VENV)/ready
 	$(PY) -m ruff format --check .

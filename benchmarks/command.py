@@ -18,10 +18,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def start(options: argparse.Namespace) -> None:
     """Let the options hold. Libraries read the number of threads when they load, so the process may start anew."""
-    n = str(options.threads)
-    wanted = {f"{name}_NUM_THREADS": n for name in ("OMP", "MKL", "OPENBLAS")} | {"NPROC": n, "JAX_PLATFORMS": "cpu"}
-    if options.threads == 1:
-        wanted["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    wanted = environment(options.threads)
     if options.data:
         wanted["SDOT_DATA"] = options.data
     if any(os.environ.get(name) != value for name, value in wanted.items()):
@@ -29,3 +26,12 @@ def start(options: argparse.Namespace) -> None:
         sys.stdout.flush()
         os.execv(sys.executable, sys.orig_argv)
     torch.set_num_threads(options.threads)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The variables that hold every library to so many threads."""
+    n = str(threads)
+    wanted = {f"{name}_NUM_THREADS": n for name in ("OMP", "MKL", "OPENBLAS")} | {"NPROC": n, "JAX_PLATFORMS": "cpu"}
+    if threads == 1:
+        wanted["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return wanted

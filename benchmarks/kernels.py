@@ -56,9 +56,7 @@ def main() -> None:
 
 def measure(d: int, m: int, dtype: torch.dtype, threads: int, repeat: int) -> Iterator[dict[str, Any]]:
     n = max(512, min(2**15, int(SECONDS * 1e9 / (1 + d / 40) / m)))
-    g = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(size, d, generator=g, dtype=dtype) for size in (n, m))
-    h = -y.square().sum(1) / 2 + 0.1 * m ** (-2 / d) * torch.randn(m, generator=g, dtype=dtype)
+    x, y, h = drawn(n, d, m, dtype)
     cases: list[tuple[str, int, Callable[[], Any], dict[str, str]]] = [
         ("topk", k, lambda k=k: plain_topk(x, y, h, k), candidates("topk", d, m)) for k in KS
     ]
@@ -72,6 +70,13 @@ def measure(d: int, m: int, dtype: torch.dtype, threads: int, repeat: int) -> It
         seconds = fastest(functions, threads, repeat)
         speed = {backend: float(f"{n * m / t / 1e9:.4g}") for backend, t in seconds.items()}
         yield {"function": name, "k": k, "d": d, "m": m, "n": n, "speed": speed}
+
+
+def drawn(n: int, d: int, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples, targets, and heights close to those of the identity map."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(size, d, generator=g, dtype=dtype) for size in (n, m))
+    return x, y, -y.square().sum(1) / 2 + 0.1 * m ** (-2 / d) * torch.randn(m, generator=g, dtype=dtype)
 
 
 def candidates(function: str, d: int, m: int) -> list[str]:

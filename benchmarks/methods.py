@@ -22,6 +22,10 @@ from benchmarks.judge import Moment
 from benchmarks.problems import Problem
 
 
+class Failed(Exception):
+    """A method ended without an answer."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     heights: Tensor
@@ -126,6 +130,8 @@ class Peer:
 
     def heights(self, potential: Tensor) -> Tensor:
         """Heights of the user's targets from a potential for |x - y|^2, which is twice ours: h = g / 2 - |y|^2 / 2."""
+        if not potential.isfinite().all():
+            raise Failed("its potential is not finite")
         h = potential.double() / 2 - self.points.double().square().sum(1) / 2
         full = torch.full_like(self.problem.target.weights, -torch.inf)
         return full.index_copy_(0, self.problem.target.support, h - self.weights @ h)
@@ -139,15 +145,16 @@ class Peer:
         assert float(lost.max()) <= 1e-5 * size, f"the converted potential disagrees with the peer's assignment by {lost.max()}"
 
 
-def filling(budget: float, seconds: Callable[[int], float], scores: int) -> int:
+def filling(budget: float, seconds: Callable[[int], float], scores: int, power: float = 1.0) -> int:
     """Steps that fill a budget, from a run of a tenth of it: early steps may cost more or less than later ones.
 
     Args:
         budget: CPU seconds.
         seconds: What so many steps take.
         scores: Scores that a step computes, samples times targets; 200 million a second are a first guess.
+        power: Seconds grow as this power of the steps.
     """
     steps = max(10, math.ceil(0.1 * budget * 2e8 / scores))
     while (spent := seconds(steps)) < 0.1 * budget:
         steps = math.ceil(steps * min(8.0, 0.15 * budget / max(spent, 1e-6)))
-    return math.ceil(steps * budget / spent)
+    return math.ceil(steps * (budget / spent) ** (1 / power))

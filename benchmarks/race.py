@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import sdot
 from benchmarks import command, methods, record
 from benchmarks.data import Missing
-from benchmarks.judge import Verdict, first_to_meet, judge
+from benchmarks.judge import first_to_meet
+from benchmarks.measure import bracket, measure, memory_before, row_of, said
 from benchmarks.methods import Method, Outcome
 from benchmarks.problems import USUAL, Problem, make
 from benchmarks.record import Row, Table
@@ -111,8 +112,8 @@ def ours(problem: Problem, rules: Rules, table: Table, role: str) -> Row:
             if found:
                 now, verdict = found
                 outcome = Outcome(now.heights, now.samples, now.cpu, now.wall)
-                row = row_of(problem, methods.iterated("sdot", sdot.Newton()), outcome, verdict, rules)
-                return table.add(said({"role": role, **row, "memory_mb": memory}))
+                row = row_of(problem, methods.iterated("sdot", sdot.Newton()), outcome, verdict)
+                return table.add(said({"role": role, **row, "met": True, "memory_mb": memory}))
             if now.cpu > rules.max_seconds:
                 break
     raise Unreached(f"this library did not reach chi2 = {rules.target} in {rules.max_seconds:g} s.")
@@ -137,10 +138,10 @@ class Heat:
         best = self.best(grid, SECOND)[0]
         if not any(row["met"] for row in self.tried(best)):
             self.run(best, self.rules.ratio * self.unit, "best")
-        while (bracket := self.bracket(best)) and bracket[1] > 1.3 * bracket[0]:
+        while (known := bracket(self.tried(best), self.rules.target)) and known[1] > 1.3 * known[0]:
             if len(self.table.find(peer=self.peer, settings=best.settings, role="best")) == CLOSINGS:
                 break
-            if not self.run(best, math.sqrt(bracket[0] * bracket[1]), "best"):
+            if not self.run(best, math.sqrt(known[0] * known[1]), "best"):
                 break
 
     def run(self, method: Method, budget: float, role: str) -> bool:
@@ -149,15 +150,11 @@ class Heat:
         key = {"peer": self.peer, "settings": method.settings, "role": role, "budget": budget}
         if self.table.find(**key):
             return False
-        before = memory_before()
-        outcome = method.run(self.problem, budget, self.problem.seed)
-        if role != "search" and outcome.cpu < 0.95 * budget:  # the guess of its steps was short: it gets what it was promised
-            outcome = method.run(self.problem, budget**2 / outcome.cpu, self.problem.seed)
-        memory = round(record.peak_memory_mb() - before, 1)
-        precision, relative = (self.rules.target / 20, 0.03) if role != "search" else (self.rules.target / 10, 0.1)
-        verdict = judge(self.problem, outcome.heights, precision, relative=relative, seed=self.problem.seed)
-        row = row_of(self.problem, method, outcome, verdict, self.rules)
-        self.table.add(said({**key, **row, "ratio": round(outcome.cpu / self.unit, 2), "memory_mb": memory}))
+        exact = role != "search"
+        precision, relative = (self.rules.target / 20, 0.03) if exact else (self.rules.target / 10, 0.1)
+        row = measure(self.problem, method, budget, precision=precision, relative=relative, fill=exact)
+        met, ratio = row["chi2"] <= self.rules.target, round(row["cpu"] / self.unit, 2)
+        self.table.add(said({**key, **row, "met": met, "ratio": ratio}))
         return True
 
     def tried(self, method: Method) -> list[Row]:
@@ -168,13 +165,6 @@ class Heat:
         budget = float(f"{units * self.unit:.3g}")
         error = {m.settings: row["chi2"] for m in grid for row in self.tried(m) if row["budget"] == budget}
         return sorted((m for m in grid if m.settings in error), key=lambda m: error[m.settings])
-
-    def bracket(self, method: Method) -> tuple[float, float] | None:
-        """Seconds that were too few and seconds that were enough, as close as they are known; None if none were enough."""
-        enough = min((row["cpu"] for row in self.tried(method) if row["met"]), default=None)
-        if enough is None:
-            return None
-        return max((row["cpu"] for row in self.tried(method) if row["cpu"] < enough), default=enough / 4), enough
 
     def result(self, unit: float) -> str:
         """What goes into a table: how many times the unit it took, or the error that it had reached after so many."""
@@ -188,42 +178,6 @@ class Heat:
             sign = ("<=" if defaults else "") if met else ">"
             parts.append(f"{title} ({row['settings']}): {sign} {row['cpu'] / unit:.1f}x, chi2 {row['chi2']:.4f}")
         return "; ".join(parts)
-
-
-def row_of(problem: Problem, method: Method, outcome: Outcome, verdict: Verdict, rules: Rules) -> Row:
-    m = problem.cells
-    return {
-        "method": method.name,
-        "settings": method.settings,
-        "problem": problem.name,
-        "m": m,
-        "d": problem.target.dim,
-        "seed": problem.seed,
-        "cpu": round(outcome.cpu, 3),
-        "wall": round(outcome.wall, 3),
-        "samples": outcome.samples,
-        "samples_per_target": round(outcome.samples / m, 1),
-        "chi2": verdict.chi2,
-        "chi2_error": verdict.error,
-        "empty": verdict.empty,
-        "eta": (m - 1) / (outcome.samples * max(verdict.chi2, verdict.error)),
-        "met": verdict.chi2 <= rules.target,
-    }
-
-
-def said(row: Row) -> Row:
-    print(
-        f"{row['role']:10s} {row['method']:11s} {row['settings']:44s} cpu {row['cpu']:7.2f} s  "
-        f"n/m {row['samples_per_target']:7.1f}  chi2 {row['chi2']:.5f} +- {row['chi2_error']:.5f}  "
-        f"eta {row['eta']:.3f}  {'met' if row['met'] else ''}",
-        flush=True,
-    )
-    return row
-
-
-def memory_before() -> float:
-    record.forget_peak_memory()
-    return record.peak_memory_mb()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import hashlib
 import importlib
 import json
@@ -25,13 +28,13 @@ Row = dict[str, Any]
 
 def environment() -> dict[str, Any]:
     packages = {"sdot": sdot.__version__}
-    for name in ("torch", "triton", "numpy", "pykeops", "POT", "ott-jax", "jax", "jaxlib", "optax"):
+    for name in ("torch", "triton", "numpy", "pykeops", "POT", "ott-jax", "jax", "jaxlib", "optax", "geomloss", "faiss-cpu"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python", "-m", "benchmarks." + Path(sys.argv[0]).stem, *_arguments()]),
+        "command": " ".join(["python", "-m", _module(Path(sys.argv[0])), *_arguments()]),
         "python": platform.python_version(),
         "packages": packages,
         "sdot_code": code_digest(),
@@ -58,6 +61,10 @@ def peak_memory_mb() -> float:
 
 
 def forget_peak_memory() -> None:
+    """Begin anew with what is in use: memory that was freed goes back to the system, where the system can take it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -102,6 +109,10 @@ class Table:
 
     def save(self, **more: Any) -> Path:
         return write(self.name, self.rows, settings=self.settings, **more)
+
+
+def _module(path: Path) -> str:
+    return "pytest" if "pytest" in path.parts or path.stem == "pytest" else f"benchmarks.{path.stem}"
 
 
 def _arguments() -> list[str]:

@@ -1,6 +1,6 @@
 """Write what has been measured into the documents: every table between two marks is made from the files in results/.
 
-python -m benchmarks.report            rewrite the tables of README.md, docs/ and examples/aeotgan/README.md
+python -m benchmarks.report            rewrite the tables of README.md, docs/ and examples/aeotgan/README.md, draw the picture
 python -m benchmarks.report --check    only say which of them are not what the results say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, where NAME is one of TABLES.
@@ -17,12 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pictures
 from benchmarks.record import RESULTS
+from benchmarks.suite import answers
 
 ROOT = RESULTS.parents[1]
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MARKS = (30, 60, 100, 300, 1000, 3000)
 PEERS = {"POT": "POT", "OTT-averaged": "OTT-JAX averaged", "OTT-Adam": "OTT-JAX Adam", "AE-OT": "AE-OT's Adam"}
+DRAWN = ("plane-1000", "latent-64-2000")  # problems of the short table and of the picture
 Json = dict[str, Any]
 
 
@@ -35,6 +38,8 @@ def main() -> int:
         print(f"{path.relative_to(ROOT)} {'is out of date' if check else 'rewritten'}")
         if not check:
             path.write_text(filled(path.read_text()))
+    if not check:
+        pictures.error_against_time(ROOT / "docs" / "images" / "benchmarks.png", *map(contest, DRAWN))
     return int(check and bool(old))
 
 
@@ -124,6 +129,71 @@ def race_latent_16() -> str:
     return table(["method", "CPU s", "samples per target", "chi2", "eta"], rows)
 
 
+def contest(problem: str) -> Json:
+    """What the suite found on one problem, whether it came to its end or not."""
+    found = read(f"solvers-{problem}")
+    return {**found, "summary": answers(found["rows"])}
+
+
+def solvers(problem: str) -> str:
+    """The suite on one problem: time to every wanted chi^2, and the row of the largest budget."""
+    found = contest(problem)
+    wanted = sorted({row["wanted"] for row in found["summary"]}, reverse=True)
+    rows = []
+    for label in dict.fromkeys(row["entry"] for row in found["summary"]):
+        own = [row for row in found["rows"] if row["entry"] == label and row["chi2"] is not None]
+        longest = max(row["budget"] for row in own)
+        last = min((row for row in own if row["budget"] == longest), key=lambda row: row["chi2"])
+        rows.append(
+            [
+                label,
+                *(time_to(found, label, chi2) for chi2 in wanted),
+                last["settings"],
+                f"{last['cpu']:.2g}",
+                error_of(last),
+                f"{last['samples_per_target']:,.1f}",
+                f"{last['eta']:.2f}",
+                f"{last['memory_mb']:.0f}",
+            ]
+        )
+    columns = ["with", "CPU s", "chi2", "samples per target", "eta", "memory, MB"]
+    return table(["method", *(f"s to {chi2:g}" for chi2 in wanted), *columns], rows)
+
+
+def error_of(row: Json) -> str:
+    """chi^2 with its error, or a bound where it is lost in that error."""
+    error = row["chi2_error"]
+    return f"{row['chi2']:.2g} ± {error:.1g}" if row["chi2"] > 2 * error else f"below {max(row['chi2'], 0) + 2 * error:.1g}"
+
+
+def solvers_short() -> str:
+    found = [contest(problem) for problem in DRAWN]
+    labels = dict.fromkeys(row["entry"] for result in found for row in result["summary"])
+    rows = [[f"**{label}**" if label == "sdot Newton" else label,
+             *(time_to(result, label, chi2) for result in found for chi2 in (0.05, 0.01))] for label in labels]  # fmt: skip
+    return table(["method", *(f"{problem}, s to {chi2:g}" for problem in DRAWN for chi2 in (0.05, 0.01))], rows)
+
+
+def time_to(result: Json, label: str, chi2: float) -> str:
+    """CPU seconds to a wanted chi^2, or the least error and when that was."""
+    for row in result["summary"]:
+        if row["entry"] == label and row["wanted"] == chi2:
+            return f"{row['cpu']:.2g}" if row["met"] else f"not in {row['cpu']:.2g} ({row['chi2']:.2g})"
+    return "not run"
+
+
+def speeds() -> str:
+    """Samples a second of every way to find the best target, and their share of the rate of matrix products."""
+    found = read("kernels-peers")["rows"]
+    sizes = list(dict.fromkeys((row["d"], row["m"]) for row in found))
+    by = {(row["method"], row["d"], row["m"]): row for row in found}
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in found):
+        here = [by.get((method, *size)) for size in sizes]
+        rows.append([method, *(f"{row['samples_per_s']:,.0f} ({row['share']:.0%})" if row else "" for row in here)])
+    return table(["", *(f"d = {d}, m = {m:,}" for d, m in sizes)], rows)
+
+
 def numbers(row: Json, cpu: str) -> list[str]:
     missed = "" if row["met"] else ", not met"
     return [
@@ -185,6 +255,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "races": races,
     "estimate": estimate,
     "race-latent-16": race_latent_16,
+    "solvers-short": solvers_short,
+    "solvers-plane": partial(solvers, DRAWN[0]),
+    "solvers-latent-64": partial(solvers, DRAWN[1]),
+    "speeds": speeds,
     "digits": partial(aeotgan, "digits"),
     "mnist": partial(aeotgan, "mnist"),
     "modes": modes,

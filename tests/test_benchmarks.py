@@ -1,7 +1,10 @@
 """The measuring instruments run at toy size, so that they do not rot between two long measurements."""
 
 import dataclasses
+import itertools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,19 +15,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sdot
 from benchmarks import (
-    compare,
+    command,
     complex,
     data,
     efficiency,
     extension,
     extension_speed,
     fidelity,
+    peer_discrete,
+    pictures,
     problems,
     race,
     record,
     report,
     scaling,
     stopping,
+    suite,
+    test_kernels,
 )
 from benchmarks.fidelity import Reference
 from benchmarks.judge import first_to_meet, judge
@@ -142,11 +149,109 @@ def test_race_against_pot():
     assert len(race.race(problem, rules, {"POT": ([peer_pot.pot()], peer_pot.grid()[4:6])}).rows) == measured
 
 
-def test_compare(monkeypatch):
-    ours = iterated("again", sdot.Averaged())
-    monkeypatch.setattr(compare, "installed", lambda: {"peer": ([ours], [ours])})
-    rows = compare.compare(problems.make(TOY), budget=0.05, tune=0.02)
-    assert [row["role"] for row in rows] == ["budget"] * 4 + ["budget", "search"]
+ROW = {
+    "entry",
+    "budget",
+    "method",
+    "settings",
+    "problem",
+    "m",
+    "d",
+    "seed",
+    "cpu",
+    "wall",
+    "samples",
+    "chi2",
+    "eta",
+    "memory_mb",
+}
+
+
+def test_the_suite(tmp_path):
+    """`make bench` at toy size, from the command line to the tables and the picture."""
+    name, folder = "latent-8-200", tmp_path / "bench"
+    folder.mkdir()
+    words = [sys.executable, "-m", "pytest", "benchmarks/test_solvers.py", "-q", "-p", "no:cacheprovider", "--settings", "2",
+             "--problems", name, "--budgets", "0.01", "0.08", "--results", str(folder)]  # fmt: skip
+    done = subprocess.run(words, cwd=report.ROOT, capture_output=True, text=True, env=os.environ | command.environment(1))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    found = json.loads((folder / f"solvers-{name}.json").read_text())
+    assert {"command", "packages", "device", "threads"} <= found.keys()
+    assert found["command"].startswith("python -m pytest benchmarks/test_solvers.py")
+    labels = [entry.label for entry in suite.ENTRIES if entry.installed]
+    assert {row["entry"] for row in found["rows"]} == set(labels)
+    assert all(row.keys() >= ROW for row in found["rows"])
+    assert all(
+        row["eta"] == pytest.approx(199 / (row["samples"] * max(row["chi2"], row["chi2_error"]))) for row in found["rows"]
+    )
+    short, long = (next(r for r in found["rows"] if r["entry"] == "sdot Newton" and r["budget"] == b) for b in (0.01, 0.08))
+    assert long["chi2"] < short["chi2"]
+    assert long["samples"] > short["samples"]
+    asked = {(row["entry"], row["wanted"]) for row in found["summary"]}
+    assert asked == {(label, wanted) for label in labels for wanted in suite.QUICK.wanted}
+    assert all(row["met"] == (row["chi2"] <= row["wanted"]) for row in found["summary"])
+
+
+def test_tables_and_picture_of_the_suite(tmp_path, monkeypatch):
+    problem, own = problems.make(TOY), [entry for entry in suite.ENTRIES if entry.label.startswith("sdot")]
+    plan = suite.Plan((TOY,), (0.01, 0.02), (None, 1))
+    table = record.Table(f"solvers-{TOY}")
+    for rung, entry in itertools.product(range(2), own):
+        assert len(suite.contest(table, problem, entry, plan, rung)) == 1
+    for entry in own:
+        suite.close_in(table, problem, entry, plan, 0.05)
+    table.save(summary=suite.answers(table.rows))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "DRAWN", (TOY, TOY))
+    assert report.solvers(TOY).count("\n") == report.solvers_short().count("\n") == 2 + len(own)
+    pictures.error_against_time(tmp_path / "a.png", *(report.contest(TOY),) * 2)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_only_the_best_settings_go_on():
+    table, (entry,) = record.Table("ladder"), [entry for entry in suite.ENTRIES if entry.label == "POT Sinkhorn"]
+    methods = suite.QUICK.methods(entry)
+    for k, method in enumerate(methods):
+        table.add(
+            {"entry": entry.label, "settings": method.settings, "budget": 0.4, "cpu": 0.4, "chi2": None if k == 1 else 9.0 - k}
+        )
+    going_on = suite.survivors(table, entry, suite.QUICK, 2)
+    assert [m.settings for m in going_on] == [m.settings for m in methods[:-3:-1]]
+    assert len(suite.survivors(table, entry, suite.QUICK, 1)) == len(methods)
+    best = suite.answer(table.rows, entry.label, 0.05)
+    assert best is not None
+    assert not best["met"]
+    assert best["settings"] == methods[-1].settings
+
+
+DISCRETE = [peer_discrete.emd(), peer_discrete.sinkhorn(0.1, 30, "sinkhorn_log"), peer_discrete.sinkhorn(0.3, 30, "sinkhorn"),
+            peer_discrete.stochastic(0.3, 0.3, 3), peer_discrete.geomloss(0.1, 0.5)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["plane-60", "weighted-16-60"])
+@pytest.mark.parametrize("method", DISCRETE, ids=lambda method: f"{method.name}, {method.settings}")
+def test_discrete_peers_solve_the_same_problem(method, name, monkeypatch):
+    pytest.importorskip("geomloss" if method.name == "GeomLoss" else "ot")
+    problem = problems.make(name)
+    outcome = method.run(problem, 0.05, 0)  # its potential is checked against its assignment inside
+    nothing = torch.zeros_like(outcome.heights)
+    assert judge(problem, outcome.heights, 0.1).chi2 < 0.5 * judge(problem, nothing, 0.1).chi2
+    right = Peer.heights
+    monkeypatch.setattr(Peer, "heights", lambda peer, potential: right(peer, -potential))
+    with pytest.raises(AssertionError, match="disagrees"):
+        method.run(problem, 0.01, 0)
+
+
+def test_speeds_of_kernels(monkeypatch):
+    everyone = test_kernels.contenders
+    monkeypatch.setattr(
+        test_kernels, "contenders", lambda *a: {k: f for k, f in everyone(*a).items() if k != "KeOps"}
+    )  # compiles
+    rows = test_kernels.speeds(2, 100, 1, scores=1e4)
+    assert [row["method"] for row in rows][:2] == ["sdot", "sdot, blocked"]
+    assert all(
+        row["share"] == pytest.approx(4e-9 * row["samples_per_s"] * 100 / row["product_gflop_s"], rel=0.01) for row in rows
+    )
 
 
 @pytest.mark.parametrize("name", ["plane-60", "weighted-16-60"])
