@@ -61,7 +61,7 @@ class Plan:
         return entry.grid(self.full)[: self.settings]
 
 
-QUICK = Plan(("plane-1000", "latent-64-2000"), (0.1, 0.4, 1.6, 6.4), (None, None, 2, 1))
+QUICK = Plan(("plane-1000", "latent-64-2000"), (0.1, 0.4, 1.6, 6.4), (None, None, 3, 2))
 FULL = Plan(tuple(USUAL), (0.1, 0.4, 1.6, 6.4, 25.6, 102.4), (None, None, None, 6, 3, 1), closings=3, full=True)
 
 
@@ -87,8 +87,8 @@ ENTRIES = (
     Entry("sdot Newton", one(methods.iterated("sdot Newton", sdot.Newton()))),
     Entry("sdot Averaged", one(methods.iterated("sdot Averaged", sdot.Averaged()))),
     Entry("sdot Adam (AE-OT)", one(methods.iterated("sdot Adam", sdot.Adam()))),
-    Entry("POT", lambda full: peer_pot.grid() + peer_pot.warmer(), SEMIDISCRETE),
-    Entry("POT, torch", lambda full: peer_pot.grid("torch"), SEMIDISCRETE),
+    Entry("POT", lambda full: [peer_pot.pot(), *peer_pot.grid(), *peer_pot.warmer()], SEMIDISCRETE),
+    Entry("POT, torch", lambda full: [peer_pot.pot(backend="torch"), *peer_pot.grid("torch")], SEMIDISCRETE),
     Entry("POT, defaults", one(peer_pot.pot()), SEMIDISCRETE),
     Entry("POT emd", one(peer_discrete.emd()), ("ot",)),
     Entry("POT Sinkhorn", lambda full: peer_discrete.sinkhorn_grid(), ("ot",)),
