@@ -116,8 +116,8 @@ def _module(path: Path) -> str:
 
 
 def _arguments() -> list[str]:
-    """The command's arguments, without the folder of the data: where it lies is nobody's business."""
-    text = re.sub(r"--data[= ]\S+ ?", "", " ".join(sys.argv[1:]))
+    """The command's arguments, without folders and files: where they lie is nobody's business."""
+    text = re.sub(r"--(data|checkpoint)[= ]\S+ ?", "", " ".join(sys.argv[1:]))
     return text.split()
 
 
