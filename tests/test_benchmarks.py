@@ -216,7 +216,7 @@ def test_only_the_best_settings_go_on():
             {"entry": entry.label, "settings": method.settings, "budget": 0.4, "cpu": 0.4, "chi2": None if k == 1 else 9.0 - k}
         )
     going_on = suite.survivors(table, entry, suite.QUICK, 2)
-    assert [m.settings for m in going_on] == [m.settings for m in methods[:-3:-1]]
+    assert [m.settings for m in going_on] == [m.settings for m in methods[::-1][: suite.QUICK.kept[2]]]
     assert len(suite.survivors(table, entry, suite.QUICK, 1)) == len(methods)
     best = suite.answer(table.rows, entry.label, 0.05)
     assert best is not None

@@ -26,14 +26,15 @@ INK, LINE, ACCENT, SOFT = sdot.plot.INK, sdot.plot.LINE, sdot.plot.ACCENT, sdot.
 torch.manual_seed(0)
 
 
-def spiral(n):
-    """Two arms."""
-    t = 1.2 + 7.5 * torch.rand(n, 1).sqrt()
-    arm = torch.randint(2, (n, 1)) * math.pi
-    return 0.3 * t * torch.cat([(t + arm).cos(), (t + arm).sin()], 1) + 0.06 * torch.randn(n, 2)
+def moons(n):
+    """Two half circles that reach into each other."""
+    angle, lower = math.pi * torch.rand(n, 1), torch.randint(2, (n, 1))
+    arc = torch.cat([angle.cos() - 0.5 + lower, angle.sin() - 0.25], 1)
+    arc[:, 1:] *= 1 - 2 * lower
+    return 1.7 * arc + 0.12 * torch.randn(n, 2)
 
 
-data = spiral(2000)
+data = moons(2000)
 source = sdot.Gaussian(dim=2)
 solution = sdot.solve(source, sdot.DiscreteMeasure.uniform(data), tol=0.01)
 T = solution.map
@@ -84,12 +85,12 @@ models = {"independent": train(at_random), "optimal": train(T)}
 
 x = source.sample(1000, like=data)
 paths = {name: flow(velocity, x, 100) for name, velocity in models.items()}
-figure, axes = plt.subplots(1, 2, figsize=(8.8, 4.6))
+figure, axes = plt.subplots(1, 2, figsize=(8.8, 4.0))
 for ax, (name, path), colour in zip(axes, paths.items(), (ACCENT, LINE), strict=True):
     ax.scatter(*data.T, s=1.5, color=SOFT, linewidths=0, alpha=0.7)
     ax.add_collection(LineCollection(path[:, :220].transpose(0, 1), colors=colour, linewidths=0.55, alpha=0.75))
     ax.scatter(*path[0, :220].T, s=5, color=INK, linewidths=0)
-    ax.set(xlim=(-2.9, 2.9), ylim=(-3.0, 2.8), aspect="equal")
+    ax.set(xlim=(-3.1, 3.1), ylim=(-2.7, 2.5), aspect="equal")
     ax.set_axis_off()
     ax.set_title(f"{name} coupling")
 
@@ -108,8 +109,8 @@ def wasserstein2(a, b):
     return cost[linear_sum_assignment(cost)].mean()
 
 
-fresh, budget = spiral(1000), (1, 2, 4, 8, 32)
-floor = wasserstein2(spiral(1000), fresh)
+fresh, budget = moons(1000), (1, 2, 4, 8, 32)
+floor = wasserstein2(moons(1000), fresh)
 distances = {}
 for name, path in paths.items():
     cost = ((T(x) if name == "optimal" else at_random(x)) - x).square().sum(1).mean()
@@ -134,5 +135,5 @@ ax.minorticks_off()
 ax.legend()
 
 # %%
-# The velocity is a network, hence continuous, while T jumps where neighbouring cells have targets on different arms. So some
-# samples are left between the arms, by either model.
+# The velocity is a network, hence continuous, while T jumps where neighbouring cells have targets on different moons. So some
+# samples are left between the moons, by either model.
