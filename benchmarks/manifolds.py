@@ -104,16 +104,31 @@ def plane(m: int, seed: int = 0) -> Codes:
 
 
 def images(name: str, d: int, seed: int = 0) -> Codes:
-    """Principal components of training images, scaled so that a coordinate has variance 1 in the mean."""
+    """Principal components of training images."""
     pixels, labels = _pixels(name)
-    order = torch.randperm(len(pixels), generator=Generator().manual_seed(seed))[: TRAIN + 2 * HELD].numpy()
+    order = _some(len(pixels), seed)
     x = torch.from_numpy(pixels[order].reshape(len(order), -1).astype(np.float32) / 255)
     mean = x[:TRAIN].mean(0)
     _, directions = torch.linalg.eigh((x[:TRAIN] - mean).T @ (x[:TRAIN] - mean))
-    z = (x - mean) @ directions[:, -d:].flip(1)
-    z = z / z[:TRAIN].square().mean().sqrt()
-    train, held, fresh = z.split([TRAIN, HELD, HELD])
-    return Codes(f"{name}-{d}", Reference(train, held, fresh), labels=torch.from_numpy(labels[order].astype(np.int64)))
+    return _real(f"{name}-{d}", (x - mean) @ directions[:, -d:].flip(1), labels[order])
+
+
+def latents(name: str, seed: int = 0) -> Codes:
+    """Codes of training images by the autoencoder of examples/aeotgan."""
+    z, labels = data.codes(name), _pixels(name)[1]
+    order = _some(len(z), seed)
+    z = z[order] - z[order[:TRAIN]].mean(0)
+    return _real(f"{name}-latent-{z.shape[1]}", z, labels[order])
+
+
+def _some(n: int, seed: int) -> Any:
+    return torch.randperm(n, generator=Generator().manual_seed(seed))[: TRAIN + 2 * HELD].numpy()
+
+
+def _real(name: str, z: Tensor, labels: Any) -> Codes:
+    """Scaled so that a coordinate has variance 1 in the mean over the training codes."""
+    train, held, fresh = (z / z[:TRAIN].square().mean().sqrt()).split([TRAIN, HELD, HELD])
+    return Codes(name, Reference(train, held, fresh), labels=torch.from_numpy(labels.astype(np.int64)))
 
 
 def _pixels(name: str) -> tuple[Any, Any]:
@@ -141,6 +156,7 @@ SETS: dict[str, Callable[[], Codes]] = {
     "torus-16": lambda: torus(5000),
     "clusters-32": lambda: clusters(10_000),
     "mnist-32": lambda: images("mnist", 32),
+    "mnist-latent-32": lambda: latents("mnist"),
     "fashion-mnist-32": lambda: images("fashion-mnist", 32),
     "cifar10-64": lambda: images("cifar10", 64),
 }

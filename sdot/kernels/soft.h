@@ -19,8 +19,8 @@ static const real POWERS[] = {1, 0.693147181, 0.24022349, 0.0555038101, 0.009666
 #endif
 #define DEGREE ((int)(sizeof(POWERS) / sizeof(real)) - 1)
 
-/* 2^r for r <= 0, zero from `least` on, which is LEAST or more: a polynomial between -1/2 and 1/2 (interpolated at Chebyshev's points, relative
-   error 2e-7 and 1e-17), the rest into the exponent. */
+/* 2^r for r <= 0, zero from `least` on, which is LEAST or more: a polynomial between -1/2 and 1/2 (interpolated at Chebyshev's
+   points, relative error 2e-7 and 1e-17), the rest into the exponent. */
 INLINE vector power_of_two(vector r, real least) {
     vector shifted = r + SPREAD(SHIFTER), f = r - (shifted - SPREAD(SHIFTER)), p = SPREAD(POWERS[DEGREE]);
 #pragma GCC unroll 12
