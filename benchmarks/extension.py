@@ -2,14 +2,12 @@
 
 python -m benchmarks.extension --data FOLDER          everything, about twenty minutes on one core
 python -m benchmarks.extension moons-32 torus-16      some of it; the synthetic sets need no folder
-python -m benchmarks.extension --table                what has been measured, as a table of docs/extension.md
 
 eps is given in units of the median distance to the 10th nearest training code. Started again, it goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,17 +22,9 @@ from benchmarks import command
 from benchmarks.data import Missing
 from benchmarks.fidelity import nearest
 from benchmarks.manifolds import SETS, Codes
-from benchmarks.record import RESULTS, Row, Table
+from benchmarks.record import Row, Table
 
 EPS = (0.75, 1.0, 1.25, 1.5)
-ORDER = (
-    "fresh codes", "training codes", "T", "a Gaussian", "codes + noise", "SMOTE",
-    "barycentric", "pair", "softmax", "project", "affine",
-)  # fmt: skip
-AFFINE = (
-    "eps = 0.75", "eps = 1.0", "", "eps = 1.5", "eps = auto",
-    "step = 0.5", "step = 0.65", "step = 0.9", "k = 8", "k = 16", "join = clique",
-)  # fmt: skip
 UNSURE = 0.6  # a code is between classes if no class is as likely as that
 
 
@@ -180,48 +170,12 @@ def line(row: Row) -> str:
     return f"{row['method']:15s}{row['eps']!s:5s} {row['settings']:15s} {numbers}"
 
 
-def page(names: list[str]) -> str:
-    """Two tables in Markdown: methods at eps = 1.25 units, and how "affine" changes with its settings."""
-    rows = {name: saved["rows"] for name in names if (saved := read(name))}
-    lines = ["| | " + " | ".join(rows) + " |", "| --- " * (len(rows) + 1) + "|"]
-    for method in ORDER:
-        cells = [next((short(r) for r in rows[n] if r["method"] == method and usual(r)), "") for n in rows]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += ["", *lines[:2]]
-    for text in AFFINE:
-        cells = [next((short(r) for r in rows[n] if r["method"] == "affine" and setting(r) == text), "") for n in rows]
-        lines.append(f"| {text or 'as it is'} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def read(name: str) -> dict[str, Any]:
-    path = RESULTS / f"extension-{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def usual(row: Row) -> bool:
-    return row["eps"] in ("", 1.25) and not row["settings"]
-
-
-def setting(row: Row) -> str:
-    return ", ".join(filter(None, [f"eps = {row['eps']}" if row["eps"] != 1.25 else "", row["settings"]]))
-
-
-def short(row: Row) -> str:
-    """Precision, recall, coverage and novelty."""
-    return " / ".join(f"{row[k]:.2f}".replace("0.", ".", 1) for k in ("precision", "recall", "coverage", "new"))
-
-
 def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET", help=f"of {', '.join(SETS)}; all of these")
     parser.add_argument("--seeds", type=int, default=2, help="draws of the noise that results are averaged over (%(default)s)")
-    parser.add_argument("--table", action="store_true", help="print what has been measured")
     options = parser.parse_args()
     command.start(options)
-    if options.table:
-        print(page(options.sets))
-        return
     for name in options.sets:
         print(name)
         try:

@@ -248,6 +248,39 @@ def modes() -> str:
     return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
 
 
+def extension() -> str:
+    """What every rule of `benchmarks.extension` generates at eps = 1.25 units, and what else could be done."""
+    others = ("fresh codes", "training codes", "T", "a Gaussian", "codes + noise", "SMOTE")
+    names = {**{name: name for name in others}, **{rule: f"`{rule}`" for rule in ("barycentric", "pair", "softmax", "project")}}
+    names["affine"] = "**`affine`**"
+    studies = studied()
+    rows = [[said, *(cell(rows, method, eps=("", 1.25)) for rows in studies.values())] for method, said in names.items()]
+    return table(["", *studies], rows)
+
+
+def extension_affine() -> str:
+    """How the affine rule changes with its settings."""
+    settings = ("step = 0.5", "step = 0.65", "step = 0.9", "k = 8", "k = 16", "join = clique")
+    studies = studied()
+    lines = [(f"eps = {eps}", {"eps": (eps,)}) for eps in (0.75, 1.0, 1.25, 1.5, "auto")]
+    lines[2] = "as it is: eps = 1.25, step = 0.8, k = 32", lines[2][1]
+    lines += [(text, {"eps": (1.25,), "settings": text}) for text in settings]
+    return table(["", *studies], [[said, *(cell(rows, "affine", **key) for rows in studies.values())] for said, key in lines])
+
+
+def studied() -> dict[str, list[Json]]:
+    order = ("plane-2", "moons-32", "torus-16", "clusters-32", "mnist-32", "fashion-mnist-32", "cifar10-64", "mnist-latent-32")
+    return {name: read(f"extension-{name}")["rows"] for name in order}
+
+
+def cell(rows: list[Json], method: str, eps: tuple[Any, ...], settings: str = "") -> str:
+    """Precision, recall, coverage and novelty."""
+    for row in rows:
+        if row["method"] == method and row["eps"] in eps and row["settings"] == settings:
+            return " / ".join(f"{row[k]:.2f}".replace("0.", ".", 1) for k in ("precision", "recall", "coverage", "new"))
+    return ""
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "efficiency": efficiency,
     "stopping": stopping,
@@ -259,6 +292,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers-plane": partial(solvers, DRAWN[0]),
     "solvers-latent-64": partial(solvers, DRAWN[1]),
     "speeds": speeds,
+    "extension": extension,
+    "extension-affine": extension_affine,
     "digits": partial(aeotgan, "digits"),
     "mnist": partial(aeotgan, "mnist"),
     "modes": modes,

@@ -210,14 +210,15 @@ def test_tables_and_picture_of_the_suite(tmp_path, monkeypatch):
 
 def test_only_the_best_settings_go_on():
     table, (entry,) = record.Table("ladder"), [entry for entry in suite.ENTRIES if entry.label == "POT Sinkhorn"]
-    methods = suite.QUICK.methods(entry)
+    plan = suite.Plan(("plane-1000",), budgets=(0.1, 0.4, 1.6), kept=(None, None, 2))
+    methods = plan.methods(entry)
     for k, method in enumerate(methods):
         table.add(
             {"entry": entry.label, "settings": method.settings, "budget": 0.4, "cpu": 0.4, "chi2": None if k == 1 else 9.0 - k}
         )
-    going_on = suite.survivors(table, entry, suite.QUICK, 2)
-    assert [m.settings for m in going_on] == [m.settings for m in methods[::-1][: suite.QUICK.kept[2]]]
-    assert len(suite.survivors(table, entry, suite.QUICK, 1)) == len(methods)
+    going_on = suite.survivors(table, entry, plan, 2)
+    assert [m.settings for m in going_on] == [m.settings for m in methods[:-3:-1]]
+    assert len(suite.survivors(table, entry, plan, 1)) == len(methods)
     best = suite.answer(table.rows, entry.label, 0.05)
     assert best is not None
     assert not best["met"]
