@@ -248,6 +248,21 @@ def modes() -> str:
     return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
 
 
+def scores() -> str:
+    """Billions of scores a second of the fused kernel, and its cost beside plain torch and for more than the best target."""
+    sizes = (1000, 10_000, 200_000)
+    speed = {(r["function"], r["k"], r["d"], r["m"]): r["speed"] for r in read("kernels-float32-1")["rows"] if "d" in r}
+    rows = []
+    for d in sorted({key[2] for key in speed}):
+        best, two, soft = ([speed[f, k, d, m] for m in sizes] for f, k in (("topk", 1), ("topk", 2), ("soft_mass", 0)))
+        fused = [now["fused"] for now in best]
+        rows.append([
+            str(d), " / ".join(f"{v:.3g}" for v in fused), " / ".join(f"{now['fused'] / now['plain']:.1f}" for now in best),
+            *(" / ".join(f"{v / now['fused']:.2f}" for v, now in zip(fused, other, strict=True)) for other in (two, soft)),
+        ])  # fmt: skip
+    return table(["d", "1e9 scores a second", "times plain torch", "cost of the best two", "cost of softened masses"], rows)
+
+
 def extension() -> str:
     """What every rule of `benchmarks.extension` generates at eps = 1.25 units, and what else could be done."""
     others = ("fresh codes", "training codes", "T", "a Gaussian", "codes + noise", "SMOTE")
@@ -292,6 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers-plane": partial(solvers, DRAWN[0]),
     "solvers-latent-64": partial(solvers, DRAWN[1]),
     "speeds": speeds,
+    "scores": scores,
     "extension": extension,
     "extension-affine": extension_affine,
     "digits": partial(aeotgan, "digits"),
