@@ -45,9 +45,15 @@ class Rule(nn.Module):
     def image(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """What the vertices and weights make: y_i, exactly, where nothing else has weight."""
         vertices, weight = self(T, x, cell)
-        own = T.points[cell]
-        moved: Tensor = own + (weight[:, None, 1:] @ (T.points[vertices[:, 1:]] - own[:, None]))[:, 0]
-        return moved
+        rows = rows_at_once(T.points, vertices.shape[1])
+        blocks = zip(torch.split(vertices, rows), torch.split(weight, rows), strict=True)
+        return torch.cat([_blended(T.points, v, w) for v, w in blocks])
+
+
+def _blended(y: Float[Tensor, "m d"], vertices: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
+    own = y[vertices[:, 0]]
+    moved: Tensor = own + (weight[:, None, 1:] @ (y[vertices[:, 1:]] - own[:, None]))[:, 0]
+    return moved
 
 
 class Projected(Rule):
