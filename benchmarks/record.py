@@ -117,7 +117,7 @@ def _module(path: Path) -> str:
 
 def _arguments() -> list[str]:
     """The command's arguments, without folders and files: where they lie is nobody's business."""
-    text = re.sub(r"--(data|checkpoint)[= ]\S+ ?", "", " ".join(sys.argv[1:]))
+    text = re.sub(r"--(data|checkpoint|results)[= ]\S+ ?", "", " ".join(sys.argv[1:]))
     return text.split()
 
 
