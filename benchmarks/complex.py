@@ -71,8 +71,7 @@ def rows(name: str, y: Tensor, repeat: int) -> list[Row]:
     for _ in range(repeat):
         for what, action in work.items():
             results.pop(what, None)
-            record.forget_peak_memory()
-            before, start = record.peak_memory_mb(), clock()
+            before, start = record.forget_peak_memory(), clock()
             results[what] = action()
             best[what] = min(best[what], clock() - start)
             memory[what] = max(memory[what], record.peak_memory_mb() - before)

@@ -87,7 +87,7 @@ def run(problem: Problem, solver: sdot.Solver, most: int) -> list[Row]:
                 "chi2": verdict.chi2,
                 "chi2_error": verdict.error,
                 "own_chi2": state.chi2 if math.isfinite(state.chi2) else None,
-                "eta": limit / max(verdict.chi2, verdict.error),
+                "eta": verdict.eta(m, state.samples),
                 "empty": verdict.empty,
                 "empty_expected": verdict.empty_expected,
             }

@@ -30,8 +30,7 @@ def measure(name: str, tol: str) -> dict[str, Any]:
     problem = make(name, 0)
     m, d = len(problem.target), problem.target.dim
     said = asdict(sdot.estimate_budget(m, d, float(tol), clock=time.process_time))
-    record.forget_peak_memory()
-    before, cpu = record.peak_memory_mb(), time.process_time()
+    before, cpu = record.forget_peak_memory(), time.process_time()
     solution = sdot.solve(problem.source, problem.target, tol=float(tol), generator=Generator().manual_seed(0))
     cpu = time.process_time() - cpu
     row = {

@@ -40,8 +40,7 @@ def measure(m: int, d: int, n: int, turns: int) -> list[Row]:
     memory = {}
     for turn in range(turns + 1):
         for name, f in ways.items():
-            forget_peak_memory()
-            before, start = peak_memory_mb(), time.process_time()
+            before, start = forget_peak_memory(), time.process_time()
             f(x)
             if turn:  # the first one compiles and warms up
                 seconds[name].append(time.process_time() - start)

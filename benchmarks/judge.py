@@ -22,6 +22,10 @@ class Verdict:
     empty_expected: float
     samples: int
 
+    def eta(self, m: int, samples: int) -> float:
+        """Sample efficiency (m - 1) / (n chi^2) of a method that drew n samples; chi^2 is no less than its error."""
+        return (m - 1) / (samples * max(self.chi2, self.error))
+
     def __str__(self) -> str:
         return f"chi2 {self.chi2:.5f} +- {self.error:.5f}, {self.empty} empty"
 

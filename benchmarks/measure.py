@@ -22,7 +22,7 @@ def measure(
         relative: See there.
         fill: Run once more, for longer, where less than 95 % of the budget was used: a guess of steps was short.
     """
-    before = memory_before()
+    before = record.forget_peak_memory()
     outcome = method.run(problem, budget, problem.seed)
     if fill and outcome.cpu < 0.95 * budget:
         outcome = method.run(problem, budget**2 / outcome.cpu, problem.seed)
@@ -47,7 +47,7 @@ def row_of(problem: Problem, method: Method, outcome: Outcome, verdict: Verdict)
         "chi2": verdict.chi2,
         "chi2_error": verdict.error,
         "empty": verdict.empty,
-        "eta": (m - 1) / (outcome.samples * max(verdict.chi2, verdict.error)),
+        "eta": verdict.eta(m, outcome.samples),
     }
 
 
@@ -67,8 +67,3 @@ def bracket(rows: list[Row], target: float) -> tuple[float, float] | None:
     if enough is None:
         return None
     return max((row["cpu"] for row in rows if row["cpu"] < enough), default=enough / 4), enough
-
-
-def memory_before() -> float:
-    record.forget_peak_memory()
-    return record.peak_memory_mb()

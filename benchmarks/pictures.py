@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from sdot import plot
+
 Json = dict[str, Any]
-INK, LINE, ACCENT, SOFT = "#22272b", "#1f4e79", "#c8553d", "#9aa5ad"
+INK, LINE, ACCENT, SOFT = plot.INK, plot.LINE, plot.ACCENT, plot.SOFT
 STYLES = {  # colour, marker, line
     "sdot Newton": (ACCENT, "o", "-"),
     "sdot Averaged": (ACCENT, "s", "--"),

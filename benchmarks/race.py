@@ -22,7 +22,7 @@ import sdot
 from benchmarks import command, methods, record
 from benchmarks.data import Missing
 from benchmarks.judge import first_to_meet
-from benchmarks.measure import bracket, measure, memory_before, row_of, said
+from benchmarks.measure import bracket, measure, row_of, said
 from benchmarks.methods import Method, Outcome
 from benchmarks.problems import USUAL, Problem, make
 from benchmarks.record import Row, Table
@@ -102,7 +102,7 @@ def ours(problem: Problem, rules: Rules, table: Table, role: str) -> Row:
     """The first certified moment of `Newton`, its start included, judging not."""
     for row in table.find(role=role):
         return row
-    before, trace, goal = memory_before(), [], 0.7 * rules.target
+    before, trace, goal = record.forget_peak_memory(), [], 0.7 * rules.target
     for now in methods.moments(problem, sdot.Newton(), problem.seed, thin=1.02):
         if now.own <= 5 * rules.target:
             trace.append(now)

@@ -60,15 +60,14 @@ def peak_memory_mb() -> float:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def forget_peak_memory() -> None:
-    """Begin anew with what is in use: memory that was freed goes back to the system, where the system can take it."""
+def forget_peak_memory() -> float:
+    """Begin anew with what is in use, which is returned: memory that was freed goes back to the system, where it can."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+    return peak_memory_mb()
 
 
 def write(name: str, rows: list[Row], **more: Any) -> Path:

@@ -63,8 +63,7 @@ def measure(file: str, names: list[str], tol: float, max_seconds: float) -> list
 
 def run(problem: Problem, tol: float, max_seconds: float) -> Row:
     """One run until its own estimate of chi^2 is below tol, under the profiler, then judged."""
-    record.forget_peak_memory()
-    before, shares = record.peak_memory_mb(), Shares()
+    before, shares = record.forget_peak_memory(), Shares()
     cpu, wall = time.process_time(), time.monotonic()
     with shares:
         for state in sdot.iterate(problem.source, problem.target, generator=Generator().manual_seed(problem.seed)):
@@ -82,7 +81,7 @@ def run(problem: Problem, tol: float, max_seconds: float) -> Row:
         "own_chi2": state.chi2,
         "chi2": verdict.chi2,
         "chi2_error": verdict.error,
-        "eta": (m - 1) / (state.samples * max(verdict.chi2, verdict.error)),
+        "eta": verdict.eta(m, state.samples),
         "cpu": round(cpu, 3),
         "wall": round(wall, 3),
         "ns_per_score": round(1e9 * cpu / (state.samples * m), 3),

@@ -1,6 +1,6 @@
 """The suite that `make bench` runs: every method on the same problems, at a ladder of budgets, before the same judge.
 
-A method's settings compete: all of them run at the first budgets, and at every further one only the best of the one before, so
+A method's settings compete: all of them run at the first budget, and at every further one only the best of the one before, so
 that a peer stands for the best of its grid at each budget. Rows are on disk from the moment they are measured, and a longer
 plan goes on from the rows of a shorter one.
 """
@@ -119,6 +119,8 @@ def run(table: Table, problem: Problem, entry: Entry, method: Method, budget: fl
     key = {"entry": entry.label, "settings": method.settings, "budget": float(f"{budget:.3g}")}
     for row in table.find(**key):
         return row
+    for row in table.find(method=method.name, settings=key["settings"], budget=key["budget"]):  # of another entry
+        return table.add({**row, **key, "role": entry.label})
     try:
         return table.add({**key, **said({"role": entry.label, **measure(problem, method, budget, precision=PRECISION)})})
     except Failed as reason:

@@ -39,6 +39,10 @@ class Rule(nn.Module):
         """Points that are gathered for a sample."""
         return self.star.shape[1]
 
+    def rows(self, T: BrenierMap) -> int:
+        """Samples that are taken at once."""
+        return rows_at_once(T.points, self.width)
+
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         raise NotImplementedError
 
@@ -62,13 +66,12 @@ class Projected(Rule):
     names = ("star", "size", "centroid")
     centroid: Tensor
 
-    @property
-    def width(self) -> int:
-        """That of the search would be more, but the projection is quicker on many samples at once."""
-        return min(2, self.star.shape[1])
+    def rows(self, T: BrenierMap) -> int:
+        """Far more than one tile of gathered points: the projection, which gathers none, is quicker on many at once."""
+        return rows_at_once(T.points, min(2, self.width))
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        rows = rows_at_once(T.points, self.star.shape[1])
+        rows = super().rows(T)
         blocks = torch.split(x, rows), torch.split(cell, rows)
         found = [self._hulls(T, z, c) for z, c in zip(*blocks, strict=True)]
         vertices, present, A, b = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from . import _checks, kernels
+from .certificate import most_samples
 from .measures import BLOCK
 from .solvers import Newton
 
@@ -70,12 +71,13 @@ def estimate_budget(
         tol: The wanted chi^2.
         clock: What measures the speed.
     """
-    _checks.count("m", m), _checks.count("d", d), _checks.positive("tol", tol)
+    _checks.count("m", m)
+    _checks.count("d", d)
+    _checks.positive("tol", tol)
     even = d <= Newton.quasi_dim
     eta, passes = (EFFICIENCY_EVEN, PASSES) if even else (EFFICIENCY, (1, 1))
     # the certificate: a standard error of tol / 10, whose square is 4 chi^2 / n + 2 m / n^2, at chi^2 from tol / 4 to tol
-    most = max(1000 * m, 10**5)
-    fresh = [max(m, 1024, min(most, 50 / tol * (k + math.sqrt(k**2 + 0.08 * m)))) for k in (1, 4)]
+    fresh = [max(m, 1024, min(most_samples(m), 50 / tol * (k + math.sqrt(k**2 + 0.08 * m)))) for k in (1, 4)]
     drawn = [start * max(m, 1024) + (m - 1) / (e * tol) for start, e in zip(START, eta, strict=True)]
     scores = [(n * p + c) * m for n, p, c in zip(drawn, passes, fresh, strict=True)]
     rate, size = _seconds_per_score(m, d, torch.device(device), clock), 8 if even else 4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import _checks
 from .affine import Affine
 from .barycentric import MOST
-from .blending import Pair, Projected, Rule, Softmax, rows_at_once
+from .blending import Pair, Projected, Rule, Softmax
 from .cells import Cells
 from .maps import BrenierMap
 from .simplicial import SimplicialComplex
@@ -162,7 +162,7 @@ class PiecewiseLinearMap(nn.Module):
         """Samples and their cells, as many at once as one tile of memory holds."""
         with torch.no_grad():
             cells = self.map.cell(x)
-        rows = rows_at_once(self.points, self.rule.width)
+        rows = self.rule.rows(self.map)
         return zip(torch.split(x, rows), torch.split(cells, rows), strict=True)
 
 

@@ -8,6 +8,7 @@ from torch import Generator
 
 import sdot
 from sdot import kernels
+from sdot.measures import Draw
 
 
 def check_solver(solver: sdot.Solver, *, m: int = 200, d: int = 4, tol: float = 0.1, most_steps: int = 4000) -> int:
@@ -46,8 +47,8 @@ def check_source(source: sdot.Source, *, n: int = 20_000) -> None:
         assert torch.isfinite(x).all()
         again = source.sample(n, like=like, generator=Generator().manual_seed(0))
         assert torch.equal(x, again), "all randomness comes from the generator"
-        if hasattr(source, "from_uniform"):
-            u = torch.rand(n, _cube_dim(source), dtype=dtype, generator=Generator().manual_seed(1))
+        if cube := Draw(source, like, 0, 0).even_dim:
+            u = torch.rand(n, cube, dtype=dtype, generator=Generator().manual_seed(1))
             even = source.from_uniform(u)
             assert even.shape == x.shape
             assert even.dtype == dtype
@@ -69,10 +70,3 @@ def check_kernel(backend: str | ModuleType) -> None:
             expected, _ = kernels.topk(x, y, h, k, backend="reference")
             torch.testing.assert_close(value, expected)
             torch.testing.assert_close((x[:, None] * y[index]).sum(-1) + h[index], expected)
-
-
-def _cube_dim(source: sdot.Source) -> int:
-    """The dimension of the cube that `from_uniform` starts from."""
-    while isinstance(source, sdot.PushForward):
-        source = source.source
-    return source.dim

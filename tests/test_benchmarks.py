@@ -328,12 +328,17 @@ def test_extension_study(monkeypatch, capsys):
     reference = Reference(y, *torch.randn(2, 100, 4, generator=g))
     monkeypatch.setattr(extension, "SETS", {"toy-4": lambda: Codes("toy-4", reference, lambda z: 0.0, labels)})
     rows = extension.measure("toy-4", seeds=1)
-    assert {"affine", "project", "softmax", "pair", "barycentric", "T", "SMOTE"} < {row["method"] for row in rows}
+    assert {row["method"] for row in rows} == {*report.OTHERS, *report.RULES}
     affine, still = (extension.measure("toy-4", seeds=1)[i] for i in (0, [r["method"] for r in rows].index("T")))
     assert affine["new"] > still["new"] == 0
     assert len(rows) == len(extension.measure("toy-4", seeds=1))  # found, not measured again
-    assert report.cell(rows, "affine", eps=(1.25,)).count(" / ") == 3
-    assert report.cell(rows, "affine", eps=(1.3,)) == ""
+    monkeypatch.setattr(report, "RESULTS", record.RESULTS)
+    monkeypatch.setattr(report, "STUDIES", ("toy-4",))
+    table, affine = report.extension(), report.extension_affine()
+    assert table.count("| **`affine`** |") == 1
+    assert table.count("\n") == 2 + len(report.OTHERS) + len(report.RULES)
+    assert affine.count("\n") == 2 + 5 + 6
+    assert " |  |" not in (table + affine).split("\n", 1)[1]  # every method and setting has been measured
 
 
 def test_extension_speed():

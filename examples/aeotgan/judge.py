@@ -14,6 +14,7 @@ import metrics
 import torch
 from config import Config
 from data import Images
+from features import FeatureNetwork
 from jaxtyping import Float
 from metrics import Moments, Novelty
 from torch import Tensor, nn
@@ -42,42 +43,54 @@ class Layers:
         return metrics.frechet(Moments.of((z - self.mean) / self.std), self.truth)
 
 
+class Truth:
+    """The training images' features before the last layer, and Frechet distances to them."""
+
+    def __init__(self, network: FeatureNetwork, images: Float[Tensor, "m c h w"]) -> None:
+        z = network.features(images)
+        self.network, self.features = network, network.final(z)
+        self.moments = Moments.of(self.features)
+        self.layers = Layers.of(z) if network.last is not None else None
+
+    def frechet(self, z: Float[Tensor, "n d"]) -> dict[str, float]:
+        """By the features before the last layer, and by those of all layers where there are any."""
+        found = {"frechet": metrics.frechet(Moments.of(self.network.final(z)), self.moments)}
+        return found if self.layers is None else {**found, "frechet_layers": self.layers.frechet(z)}
+
+
 class Judge:
     """Measures of images against training and held-out ones, `size` of them a draw: as many as are held out."""
 
     def __init__(self, config: Config, images: Images, out: Path) -> None:
         self.network = features.choose(config, images, out)
         self.size = min(config.evaluate.samples, len(images.test))
-        everything = self.network.features(images.train)
-        self.layers = Layers.of(everything) if self.network.last is not None else None
-        self.train = self.network.final(everything)
+        self.truth = Truth(self.network, images.train)
         self.held_out = self.network.final(self.network.features(images.test[: self.size]))
-        self.moments = Moments.of(self.train), Moments.of(self.held_out)
+        self.held_out_moments = Moments.of(self.held_out)
         self.novelty = Novelty.against(images.train.flatten(1), images.test[:PROBED].flatten(1))
-        self.feature_novelty = Novelty.against(self.train, self.held_out[:PROBED])
+        self.feature_novelty = Novelty.against(self.truth.features, self.held_out[:PROBED])
         self.shares = None
         if images.train_labels is not None and self.network.head is not None:
             self.shares = metrics.histogram(images.train_labels, int(images.train_labels.max()) + 1)
 
     def bias(self, n: int) -> float:
         """The Frechet distance that n fresh images would have, in the mean, if features were Gaussian."""
-        return metrics.bias(self.moments[0], n, len(self.train))
+        return metrics.bias(self.truth.moments, n, len(self.truth.features))
 
     def one(self, new: Float[Tensor, "n c h w"], z: Float[Tensor, "n d"], held_out: bool = False) -> dict[str, float]:
         """Measures that depend on how many images there are, of one draw; of the held-out images themselves those that do
         not compare them with themselves."""
         z = self.network.final(z)
-        found = {"frechet_drawn": metrics.frechet(Moments.of(z), self.moments[0])}
+        moments = Moments.of(z)
+        found = {"frechet_drawn": metrics.frechet(moments, self.truth.moments)}
         if not held_out:
-            found |= {"frechet_held_out": metrics.frechet(Moments.of(z), self.moments[1]), **metrics.fidelity(self.held_out, z)}
+            found |= {"frechet_held_out": metrics.frechet(moments, self.held_out_moments), **metrics.fidelity(self.held_out, z)}
         found |= self.novelty(new[:PROBED].flatten(1))
         return found | {f"feature_{name}": value for name, value in self.feature_novelty(z[:PROBED]).items()}
 
     def all(self, z: Float[Tensor, "n d"]) -> dict[str, float]:
         """Measures of all draws together: the more images the better."""
-        found = {"frechet": metrics.frechet(Moments.of(self.network.final(z)), self.moments[0])}
-        if self.layers is not None:
-            found["frechet_layers"] = self.layers.frechet(z)
+        found = self.truth.frechet(z)
         return found if self.shares is None else found | metrics.classes(self.network.probabilities(z), self.shares)
 
 
@@ -86,14 +99,10 @@ def watch(config: Config, images: Images, sampler: Sampler, out: Path) -> Callab
     if features.wanting(config, images):
         return None
     network = features.choose(config, images, out)
-    everything = network.features(images.train)
-    truth = Moments.of(network.final(everything))
-    layers = Layers.of(everything) if network.last is not None else None
+    truth = Truth(network, images.train)
     codes = sampler(min(config.evaluate.samples, WATCHED), machine.keyed(config.seed, KEY))
 
     def frechet(step: int, generator: nn.Module) -> dict[str, float]:
-        z = network.features(autoencoder.apply(generator, codes))
-        found = {"frechet": metrics.frechet(Moments.of(network.final(z)), truth)}
-        return found if layers is None else {**found, "frechet_layers": layers.frechet(z)}
+        return truth.frechet(network.features(autoencoder.apply(generator, codes)))
 
     return frechet

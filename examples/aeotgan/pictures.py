@@ -17,7 +17,7 @@ from torch import Tensor
 
 import sdot
 
-INK, LINE, ACCENT, SOFT = "#22272b", "#1f4e79", "#c8553d", "#9aa5ad"
+INK, LINE, ACCENT, SOFT = sdot.plot.INK, sdot.plot.LINE, sdot.plot.ACCENT, sdot.plot.SOFT
 DPI = 150
 WIDTH = 1200  # pixels of a sheet, about
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import kernels
@@ -13,8 +13,8 @@ from ..measures import DiscreteMeasure
 from .base import centre
 
 DOUBT = 0.3  # in samples: how much evidence a cell needs before its mass is believed
-SHARERS = 8  # cells that a sample is shared among once nearly all samples have this part of their weight there
-PART = 0.3
+SHARERS = 8  # cells that a sample is shared among in the end
+PART = 0.3  # of its weight that nearly every sample must have there by then
 PROBED = 1024  # samples that tell how the weights are spread
 
 
@@ -46,15 +46,19 @@ def anneal(
 
 def largest_weights(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor, eps: float) -> Float[Tensor, "n k"]:
     """The largest of softmax_j((h_j + <x, y_j>) / eps), at most SHARERS for each x, decreasing."""
-    best, _ = kernels.topk(x, target.points, h, min(SHARERS, len(target)))
+    best, _ = _foremost(x, target, h)
     return ((best - kernels.soft_potential(x, target.points, h, eps)[:, None]) / eps).exp()
 
 
 def _shared(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
     """How many samples each cell has, every one of them shared among its best cells."""
-    value, index = kernels.topk(x, target.points, h, min(SHARERS, len(target)))
-    weight = (value / eps).softmax(1).to(h)
-    return torch.zeros_like(h).index_add_(0, index.flatten(), weight.flatten())
+    best, cell = _foremost(x, target, h)
+    weight = (best / eps).softmax(1).to(h)
+    return torch.zeros_like(h).index_add_(0, cell.flatten(), weight.flatten())
+
+
+def _foremost(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    return kernels.topk(x, target.points, h, min(SHARERS, len(target)))
 
 
 def gaussian_heights(target: DiscreteMeasure, x: Float[Tensor, "n d"]) -> Float[Tensor, " m"]:
