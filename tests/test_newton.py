@@ -69,9 +69,9 @@ def test_edges_are_summed_and_sorted():
     more = laplacian.add_edges(edges, (torch.tensor([[0, 3], [3, 4]]), torch.tensor([1.0, 1], dtype=torch.float64)), 5)
     assert more[0].T.tolist() == [[0, 1], [0, 3], [1, 2], [3, 4]]
     assert more[1].tolist() == [18, 9, 37, 1]
-    few = laplacian.strongest(more, 2)
-    assert few[0].T.tolist() == [[0, 1], [1, 2]]
-    assert few[1].tolist() == [18, 37]
+    few = laplacian.strongest(more, 3, 5)  # cell 4 keeps its only edge, though it is the weakest
+    assert few[0].T.tolist() == [[0, 3], [1, 2], [3, 4]]
+    assert few[1].tolist() == [9, 37, 1]
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-10])
@@ -160,6 +160,16 @@ def test_a_stranded_cell_is_raised_to_where_it_is_nearly_hit():
     deficit = scores.max(1).values - scores[:, 3]
     assert 0 <= float(deficit.min()) < 4 * 0.05
     assert float(torch.exp(-deficit / 0.05).sum()) == pytest.approx(0.2 * 4000 / 20, rel=0.05)
+
+
+def test_one_sample_on_a_facet_does_not_make_the_cell_stiff():
+    count = torch.full((20,), 50.0, dtype=torch.float64)
+    gap = torch.full_like(count, 0.5)
+    count[0], gap[0] = 1, 0  # on a facet
+    gap[1] = 1e-6  # all fifty agree
+    mean = evidence.mean_gap(torch.stack([count, count * gap]))
+    assert mean[0] > 0.2
+    assert mean[1] < 1e-5
 
 
 # The start

@@ -61,7 +61,7 @@ def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
     count, total = gaps
     least = 1e-12 * total.sum() / count.sum()  # samples on a facet have no gap at all
     log = (total / count.clamp_min(1e-300)).clamp_min(least.clamp_min(1e-300)).log()
-    trust = count / (count + 2)
+    trust = (count - 1).clamp_min(0) / (count + 1)  # one sample tells nothing: it may lie on a facet
     typical = trust @ log / trust.sum()
     return torch.lerp(typical.expand_as(log), log, trust).exp()
 

@@ -68,13 +68,19 @@ def add_edges(a: Edges, b: Edges, m: int) -> Edges:
     return _edges(_upper(a, m) + _upper(b, m))
 
 
-def strongest(edges: Edges, most: int) -> Edges:
-    """At most `most` edges, those of largest weight."""
-    pairs, weight = edges
+def strongest(edges: Edges, most: int, m: int) -> Edges:
+    """At most `most` edges: those that matter most to the lighter of their cells.
+
+    An edge is kept for w_ij (1 / w_i + 1 / w_j), w_i the weights of all edges of cell i, which stands for its leverage
+    (Spielman and Srivastava, 2008). By weight alone, light cells would lose all that they have.
+    """
+    (i, j), weight = edges
     if len(weight) <= most:
         return edges
-    kept = (weight > weight.kthvalue(len(weight) - most).values).nonzero()[:, 0]
-    return pairs[:, kept], weight[kept]
+    inverse = 1 / sum_by_cell(edges[0], weight, m)
+    matter = weight * (inverse[i] + inverse[j])
+    kept = (matter > matter.kthvalue(len(weight) - most).values).nonzero()[:, 0]
+    return edges[0][:, kept], weight[kept]
 
 
 def newton_direction(

@@ -226,7 +226,8 @@ class Newton:
         Also returns, for each of them, the mean gap in the cells beside it and its soft hits.
         """
         m, first, second = len(target), seen.index[:, 0], seen.index[:, 1]
-        gap = (seen.value[:, 0] - seen.value[:, 1]).to(state.gaps)
+        resolution = torch.finfo(seen.value.dtype).eps * seen.value[:, 0].abs()
+        gap = torch.maximum(seen.value[:, 0] - seen.value[:, 1], resolution).to(state.gaps)
         count = torch.bincount(first, minlength=m).to(gap)
         gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).index_add_(0, first, gap)])
         scale = mean_gap(gaps)
@@ -234,7 +235,7 @@ class Newton:
         delta = self.layer * beside
         soft = soft_hits(seen.value, delta)
         new = facet_edges(soft, seen.index, delta, m)
-        edges, facets = strongest(add_edges((state.edges, state.facets), new, m), self.edges_per_target * m)
+        edges, facets = strongest(add_edges((state.edges, state.facets), new, m), self.edges_per_target * m, m)
         state = replace(
             state,
             edges=edges,
