@@ -153,3 +153,48 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
     free(packed);
     return 0;
 }
+
+#if !DOUBLE && defined(__AVX512BF16__)
+#include "coarse.h"
+
+/* The same k best by way of a first pass in bfloat16; pairs and bounds are what `coarsen` wrote. Returns 1 where there is no
+   memory. */
+int coarse_topk(const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
+                const uint32_t *pairs, const real *bounds) {
+    long groups = (m + GROUP - 1) / GROUP, half = (d + 1) / 2, step = STRETCH / (long)sizeof(real) / (GROUP * (half + 1)) + 1;
+    long block = d * LANES, short_block = half * LANES, useless = 0;
+    if (step < MANY) step = MANY;
+    real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + short_block) + step * LANES));
+    Question *questions = aligned_alloc(BYTES, sizeof(Question) * BLOCKS);
+    int failed = !packed || !questions;
+    for (long i0 = 0; i0 < n && !failed; i0 += BLOCKS * LANES, x += BLOCKS * block, value += BLOCKS * LANES * k, index += BLOCKS * LANES * k) {
+        long count = n - i0 < BLOCKS * LANES ? n - i0 : BLOCKS * LANES, blocks = (count + LANES - 1) / LANES, all = 0;
+        if (useless) {
+            failed = topk(x, n - i0, d, y, h, m, k, value, index);
+            break;
+        }
+        uint32_t *rounded = (uint32_t *)(packed + BLOCKS * block);
+        pack(x, count, d, LANES, 1, packed);
+        for (long b = 0; b < blocks; b++) {
+            Question *q = questions + b;
+            memset(q->held, 0, sizeof q->held);
+            for (long r = 0; r < k * VECTORS; r++) q->low[r] = SPREAD(-__builtin_inff());
+            q->lost = !coarsen_samples(packed + b * block, d, rounded + b * short_block, q->away, q->size);
+        }
+        for (long g = 0; g < groups; g += step)
+            for (long b = 0; b < blocks; b++)
+                if (!questions[b].lost)
+                    coarse_sweep(k, rounded + b * short_block, pairs, h, bounds, g, g + step < groups ? g + step : groups, half,
+                                 count - b * LANES, (vector *)(rounded + BLOCKS * short_block), questions + b);
+        for (long b = 0; b < blocks && !failed; b++) {
+            long i = b * LANES, some = count - i < LANES ? count - i : LANES;
+            long asked = answer_all(k, packed + b * block, y, h, d, some, questions + b, value + i * k, index + i * k);
+            if (asked < 0) failed = topk(x + i * d, some, d, y, h, m, k, value + i * k, index + i * k);
+            all += asked < 0 ? some * groups : asked;
+        }
+        useless = all > count * groups / 8 + 8 * k * count;
+    }
+    free(packed), free(questions);
+    return failed;
+}
+#endif

@@ -4,6 +4,9 @@ The system's C compiler translates fused.c at first use, about a second for each
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
+In float32 and high dimension, where the processor multiplies bfloat16 faster, a first pass in it leaves few targets whose
+scores are then made in float32 (coarse.h). The bounds on its rounding are rigorous: the answer is the same to the last bit.
+
 Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
 """
 
@@ -13,6 +16,7 @@ import ctypes
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -29,6 +33,9 @@ GROUP = 8  # targets whose largest score is compared at once, as in fused.c
 MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 GRAIN = 2**20  # multiplications that are worth a thread
+MOST_COARSE = 8  # as in coarse.h
+
+Coarse = tuple[Tensor, Tensor]  # pairs of bfloat16 coordinates, and bounds on what rounding did to them
 
 _lock = threading.Lock()
 _reasons: dict[torch.dtype, Unavailable] = {}
@@ -45,13 +52,24 @@ def topk(
         raise Unavailable(f"backend 'fused' takes at most {MAX_TARGETS} targets, but {m} came; use backend='blocked'.")
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
-
-    def run(i: int, end: int) -> None:
-        at = (_at(x, i), end - i, d, panels.data_ptr(), heights.data_ptr(), m, k)
-        _check(c.topk(*at, _at(value, i), _at(index, i)))
-
-    _divide(run, n, n * m * d)
+    coarse = coarsened(c, panels, heights, y.mean(0)) if pays(c, n, d, m, k) else None
+    _divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
     return value, index
+
+
+def _search(
+    c: ctypes.CDLL,
+    x: Tensor,
+    panels: Tensor,
+    heights: Tensor,
+    m: int,
+    k: int,
+    coarse: Coarse | None,
+    value: Tensor,
+    index: Tensor,
+) -> None:
+    at = (x.data_ptr(), *x.shape, panels.data_ptr(), heights.data_ptr(), m, k, value.data_ptr(), index.data_ptr())
+    _check(c.topk(*at) if coarse is None else c.coarse_topk(*at, *(t.data_ptr() for t in coarse)))
 
 
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
@@ -111,6 +129,9 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c.lanes.argtypes, c.lanes.restype = [], long
     c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
+    if hasattr(c, "coarse_topk"):
+        c.coarsen.argtypes, c.coarsen.restype = [pointer] * 3 + [long] * 2 + [pointer] * 2, long
+        c.coarse_topk.argtypes = [*c.topk.argtypes, pointer, pointer]
     c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
     return c
 
@@ -122,6 +143,35 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
     panels = points.new_empty(-(-n // width) * width * d)
     c.pack(points.data_ptr(), n, d, width, 1.0, panels.data_ptr())
     return panels
+
+
+def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor) -> Coarse | None:
+    """Targets rounded to bfloat16, and for every group by how much; None where that cannot be told (see coarse.h)."""
+    groups, d = len(heights) // GROUP, len(mean)
+    pairs, bounds = torch.empty(groups * GROUP * ((d + 1) // 2), dtype=torch.int32), panels.new_empty(3 * groups)
+    at = (panels.data_ptr(), heights.data_ptr(), mean.contiguous().data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr())
+    return None if c.coarsen(*at) else (pairs, bounds)
+
+
+def pays(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool:
+    """Whether a first pass in bfloat16 saves time: not where there is little to save, or many targets to keep."""
+    return k <= MOST_COARSE and d >= 16 and n >= 64 and m * d >= 32_000 * k and _has_fast_halves(c)
+
+
+@cache
+def _has_fast_halves(c: ctypes.CDLL) -> bool:
+    """Some processors have no products of bfloat16, others at the speed of float32: measured once, in 20 ms."""
+    if not hasattr(c, "coarse_topk"):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(rows, 64, generator=generator) for rows in (768, 4096))
+    panels, heights = packed(c, y, GROUP), y.square().sum(1) / -2
+    fast = [math.inf, math.inf]
+    for coarse in [None, coarsened(c, panels, heights, y.mean(0))] * 3:
+        value, index, start = x.new_empty(768, 1), torch.empty(768, 1, dtype=torch.int64), time.perf_counter()
+        _search(c, x, panels, heights, 4096, 1, coarse, value, index)
+        fast[coarse is not None] = min(fast[coarse is not None], time.perf_counter() - start)
+    return fast[True] < 0.9 * fast[False]
 
 
 def filled(h: Tensor, width: int) -> Tensor:
