@@ -154,13 +154,13 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
     return 0;
 }
 
-#if !DOUBLE && defined(__AVX512BF16__)
+#if !DOUBLE && defined(__AVX512VNNI__)
 #include "coarse.h"
 
-/* The same k best by way of a first pass in bfloat16; pairs and bounds are what `coarsen` wrote. Returns 1 where there is no
+/* The same k best by way of a first pass in integers; pairs and bounds are what `coarsen` wrote. Returns 1 where there is no
    memory. */
 int coarse_topk(const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
-                const uint32_t *pairs, const real *bounds) {
+                const int32_t *pairs, const Bound *bounds) {
     long groups = (m + GROUP - 1) / GROUP, half = (d + 1) / 2, step = STRETCH / (long)sizeof(real) / (GROUP * (half + 1)) + 1;
     long block = d * LANES, short_block = half * LANES, useless = 0;
     if (step < MANY) step = MANY;
@@ -173,14 +173,9 @@ int coarse_topk(const real *x, long n, long d, const real *y, const real *h, lon
             failed = topk(x, n - i0, d, y, h, m, k, value, index);
             break;
         }
-        uint32_t *rounded = (uint32_t *)(packed + BLOCKS * block);
+        int32_t *rounded = (int32_t *)(packed + BLOCKS * block);
         pack(x, count, d, LANES, 1, packed);
-        for (long b = 0; b < blocks; b++) {
-            Question *q = questions + b;
-            memset(q->held, 0, sizeof q->held);
-            for (long r = 0; r < k * VECTORS; r++) q->low[r] = SPREAD(-__builtin_inff());
-            q->lost = !coarsen_samples(packed + b * block, d, rounded + b * short_block, q->away, q->size);
-        }
+        for (long b = 0; b < blocks; b++) ask(packed + b * block, d, rounded + b * short_block, k, questions + b);
         for (long g = 0; g < groups; g += step)
             for (long b = 0; b < blocks; b++)
                 if (!questions[b].lost)

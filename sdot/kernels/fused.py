@@ -4,8 +4,9 @@ The system's C compiler translates fused.c at first use, about a second for each
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
-In float32 and high dimension, where the processor multiplies bfloat16 faster, a first pass in it leaves few targets whose
-scores are then made in float32 (coarse.h). The bounds on its rounding are rigorous: the answer is the same to the last bit.
+In float32 and high dimension, where the processor multiplies integers of 16 bits faster, a first pass in them leaves few
+targets whose scores are then made in float32 (coarse.h). The bounds on its rounding are rigorous: the answer is the same to
+the last bit.
 
 Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
 """
@@ -35,7 +36,7 @@ MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 GRAIN = 2**20  # multiplications that are worth a thread
 MOST_COARSE = 8  # as in coarse.h
 
-Coarse = tuple[Tensor, Tensor]  # pairs of bfloat16 coordinates, and bounds on what rounding did to them
+Coarse = tuple[Tensor, Tensor]  # pairs of coordinates as integers, and bounds on what rounding did to them
 
 _lock = threading.Lock()
 _reasons: dict[torch.dtype, Unavailable] = {}
@@ -146,21 +147,22 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
 
 
 def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor) -> Coarse | None:
-    """Targets rounded to bfloat16, and for every group by how much; None where that cannot be told (see coarse.h)."""
+    """Targets in 16-bit integers, and for every group what that did to them; None where it cannot be told (see coarse.h)."""
     groups, d = len(heights) // GROUP, len(mean)
-    pairs, bounds = torch.empty(groups * GROUP * ((d + 1) // 2), dtype=torch.int32), panels.new_empty(3 * groups)
+    pairs, bounds = torch.empty(groups * GROUP * ((d + 1) // 2), dtype=torch.int32), panels.new_empty(4 * groups)
     at = (panels.data_ptr(), heights.data_ptr(), mean.contiguous().data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr())
     return None if c.coarsen(*at) else (pairs, bounds)
 
 
 def pays(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool:
-    """Whether a first pass in bfloat16 saves time: not where there is little to save, or many targets to keep."""
-    return k <= MOST_COARSE and d >= 16 and n >= 64 and m * d >= 32_000 * k and _has_fast_halves(c)
+    """Whether a first pass in integers saves time: where there are many scores for each that must be made again (measured)."""
+    many = m >= max(512, 120 * k + 36_000 * (1 + k) / d**2)
+    return many and d >= 8 and k <= MOST_COARSE and n >= 64 and _has_fast_integers(c)
 
 
 @cache
-def _has_fast_halves(c: ctypes.CDLL) -> bool:
-    """Some processors have no products of bfloat16, others at the speed of float32: measured once, in 20 ms."""
+def _has_fast_integers(c: ctypes.CDLL) -> bool:
+    """Some processors have no products of 16-bit integers, others no faster ones: measured once, in 20 ms."""
     if not hasattr(c, "coarse_topk"):
         return False
     generator = torch.Generator().manual_seed(0)
