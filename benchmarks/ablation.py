@@ -20,6 +20,8 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "as it is": ({}, (*PROBLEMS, *PLANAR)),
     "pairs of the best two scores only": ({"neighbours": 2}, PROBLEMS),
     "eight best scores": ({"neighbours": 8}, PROBLEMS),
+    "half as many edges": ({"edges_per_target": 24}, PROBLEMS),
+    "a quarter of the edges": ({"edges_per_target": 12}, PROBLEMS),
     "facets seen from twice as far": ({"layer": 1.0}, PROBLEMS),
     "a ridge that fades ten times later": ({"ridge": 3.0}, PROBLEMS),
     "hits, not smoothed": ({"smoothing": 1e-3}, PROBLEMS),

@@ -61,7 +61,7 @@ class Plan:
         return entry.grid(self.full)[: self.settings]
 
 
-QUICK = Plan(("plane-1000", "latent-64-2000"), (0.1, 0.4, 1.6, 6.4), (None, 8, 3, 1))
+QUICK = Plan(("plane-1000", "latent-64-2000"), (0.05, 0.2, 0.8, 3.2), (None, 8, 3, 1))
 FULL = Plan(tuple(USUAL), (0.1, 0.4, 1.6, 6.4, 25.6, 102.4), (None, None, None, 6, 3, 1), closings=3, full=True)
 
 

@@ -54,7 +54,7 @@ def _shared(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Float[Tensor, "
     """How many samples each cell has, every one of them shared among its best cells."""
     best, cell = _foremost(x, target, h)
     weight = (best / eps).softmax(1).to(h)
-    return torch.zeros_like(h).index_add_(0, cell.flatten(), weight.flatten())
+    return torch.zeros_like(h).scatter_add_(0, cell.flatten(), weight.flatten())
 
 
 def _foremost(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:

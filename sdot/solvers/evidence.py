@@ -76,7 +76,7 @@ def pair_gap(
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     _, pair = torch.unique(low * (int(high.max()) + 1) + high, return_inverse=True)
     count, total = torch.bincount(pair), torch.bincount(pair, weights=gap)
-    return (total[pair] + usual) / (count[pair] + 1)
+    return (total.index_select(0, pair) + usual) / (count.index_select(0, pair) + 1)
 
 
 def smoothed_mass(
@@ -93,7 +93,7 @@ def smoothed_mass(
     b = n * nu / (n * nu + smoothing)
     hits = seen.count.sum(0).to(nu) / n
     cell = seen.index.flatten()
-    mean_soft = torch.zeros_like(nu).index_add_(0, cell, soft.flatten()) / looked
+    mean_soft = torch.zeros_like(nu).scatter_add_(0, cell, soft.flatten()) / looked
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()
     mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
@@ -102,7 +102,7 @@ def smoothed_mass(
     share = looked / n
     t = (1 - b)[seen.index] * soft
     t[:, 0] += share * b[seen.index[:, 0]]
-    square = torch.zeros_like(nu).index_add_(0, cell, t.flatten().square()) / looked
+    square = torch.zeros_like(nu).scatter_add_(0, cell, t.flatten().square()) / looked
     mean = share * b * hits + (1 - b) * mean_soft
     variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
     return mass, float((variance / nu).sum())
@@ -134,8 +134,9 @@ def typical_jump(direction: Float[Tensor, " m"], target: DiscreteMeasure, seen: 
     """
     own = (seen.value[:, 0] - seen.value[:, 1]).to(gap)
     first, second = seen.index[:, 0], seen.index[:, 1]
-    jump, order = ((direction[first] - direction[second]).abs() / torch.maximum(gap, own)).sort()
-    by_cell = (1 / target.weights)[first[order]]
+    apart = direction.index_select(0, first) - direction.index_select(0, second)
+    jump, order = (apart.abs() / torch.maximum(gap, own)).sort()
+    by_cell = (1 / target.weights).index_select(0, first.index_select(0, order))
     return max(_typical(jump, torch.ones_like(by_cell)), _typical(jump, by_cell))
 
 

@@ -45,10 +45,10 @@ def facet_edges(sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: F
         for b in range(a + 1, index.shape[1]):
             product = sigma[:, a] * sigma[:, b]
             near = (product > FAINT).nonzero()[:, 0]
-            i, j = index[near, a], index[near, b]
+            i, j = index[:, a].index_select(0, near), index[:, b].index_select(0, near)
             first.append(torch.minimum(i, j))
             second.append(torch.maximum(i, j))
-            weights.append(product[near] / delta[near])
+            weights.append((product / delta).index_select(0, near))
     return sum_edges(torch.stack([torch.cat(first), torch.cat(second)]), torch.cat(weights), m)
 
 
@@ -74,13 +74,12 @@ def strongest(edges: Edges, most: int, m: int) -> Edges:
     An edge is kept for w_ij (1 / w_i + 1 / w_j), w_i the weights of all edges of cell i, which stands for its leverage
     (Spielman and Srivastava, 2008). By weight alone, light cells would lose all that they have.
     """
-    (i, j), weight = edges
+    pairs, weight = edges
     if len(weight) <= most:
         return edges
-    inverse = 1 / sum_by_cell(edges[0], weight, m)
-    matter = weight * (inverse[i] + inverse[j])
+    matter = weight * sum(at_ends(pairs, 1 / sum_by_cell(pairs, weight, m)))
     kept = (matter > matter.kthvalue(len(weight) - most).values).nonzero()[:, 0]
-    return edges[0][:, kept], weight[kept]
+    return pairs.index_select(1, kept), weight.index_select(0, kept)
 
 
 def newton_direction(
@@ -94,7 +93,12 @@ def newton_direction(
 
 def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) -> Float[Tensor, " m"]:
     """The sum of the weights of every cell's edges."""
-    return weight.new_zeros(m).index_add_(0, pairs[0], weight).index_add_(0, pairs[1], weight)
+    return weight.new_zeros(m).scatter_add_(0, pairs[0], weight).scatter_add_(0, pairs[1], weight)
+
+
+def at_ends(pairs: Int[Tensor, "2 e"], value: Float[Tensor, " m"]) -> tuple[Float[Tensor, " e"], Float[Tensor, " e"]]:
+    """The values of the two cells of every edge."""
+    return value.index_select(0, pairs[0]), value.index_select(0, pairs[1])
 
 
 def symmetric_product(edges: Edges, m: int) -> Callable[[Tensor], Tensor]:

@@ -24,7 +24,7 @@ from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
-from .laplacian import add_edges, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
+from .laplacian import add_edges, at_ends, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
@@ -229,9 +229,9 @@ class Newton:
         resolution = torch.finfo(seen.value.dtype).eps * seen.value[:, 0].abs()
         gap = torch.maximum(seen.value[:, 0] - seen.value[:, 1], resolution).to(state.gaps)
         count = torch.bincount(first, minlength=m).to(gap)
-        gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).index_add_(0, first, gap)])
+        gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).scatter_add_(0, first, gap)])
         scale = mean_gap(gaps)
-        beside = pair_gap(first, second, gap, torch.minimum(scale[first], scale[second]))
+        beside = pair_gap(first, second, gap, torch.minimum(scale.index_select(0, first), scale.index_select(0, second)))
         delta = self.layer * beside
         soft = soft_hits(seen.value, delta)
         new = facet_edges(soft, seen.index, delta, m)
@@ -247,9 +247,8 @@ class Newton:
         return state, beside, soft
 
     def _direction(self, state: NewtonState, target: DiscreteMeasure, mass: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        nu, root = target.weights, state.exposure.sqrt()
-        i, j = state.edges
-        weight = state.facets / (root[i] * root[j])
+        nu, (a, b) = target.weights, at_ends(state.edges, state.exposure.sqrt())
+        weight = state.facets / (a * b)
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
         ridge = self.ridge * (nu + 1 / state.exposure) / mean_gap(state.gaps) / (1 + state.hits)
         residual = nu - mass
@@ -264,15 +263,15 @@ class Newton:
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
-        m, (i, j) = len(step), state.edges
+        m, (a, b) = len(step), at_ends(state.edges, step)
         weight = sum_by_cell(state.edges, state.facets, m)
-        pull = sum_by_cell(state.edges, state.facets * (step[i] - step[j]).abs(), m)
+        pull = sum_by_cell(state.edges, state.facets * (a - b).abs(), m)
         moved = torch.where(weight > 0, pull / weight.clamp_min(1e-300), step.abs())
         kept = torch.exp(-0.3 * moved / mean_gap(state.gaps))
-        root = kept.sqrt()
+        a, b = at_ends(state.edges, kept.sqrt())
         return replace(
             state,
-            facets=state.facets * (root[i] * root[j]),
+            facets=state.facets * (a * b),
             exposure=state.exposure * kept,
             hits=state.hits * kept,
         )
