@@ -15,7 +15,7 @@ test: $(VENV)/ready
 slow: $(VENV)/ready
 	$(PY) -m pytest -m slow
 
-# eight minutes; BENCH takes more options, those of benchmarks/conftest.py among them
+# five minutes; BENCH takes more options, those of benchmarks/conftest.py among them
 bench: $(VENV)/ready
 	$(PY) -m pytest benchmarks -s --benchmark-columns=mean --benchmark-save=bench $(BENCH)
 
