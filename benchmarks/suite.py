@@ -62,7 +62,7 @@ class Plan:
 
 
 QUICK = Plan(("plane-1000", "latent-64-2000"), (0.05, 0.2, 0.8, 3.2), (None, 8, 3, 1))
-FULL = Plan(tuple(USUAL), (0.1, 0.4, 1.6, 6.4, 25.6, 102.4), (None, None, None, 6, 3, 1), closings=3, full=True)
+FULL = Plan(tuple(USUAL), (*QUICK.budgets, 12.8, 51.2), (None, None, None, 6, 3, 1), closings=3, full=True)
 
 
 def one(method: Method) -> Callable[[bool], list[Method]]:

@@ -163,7 +163,6 @@ int coarse_topk(const real *x, long n, long d, const real *y, const real *h, lon
                 const int32_t *pairs, const Bound *bounds) {
     long groups = (m + GROUP - 1) / GROUP, half = (d + 1) / 2, step = STRETCH / (long)sizeof(real) / (GROUP * (half + 1)) + 1;
     long block = d * LANES, short_block = half * LANES, useless = 0;
-    if (step < MANY) step = MANY;
     real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + short_block) + step * LANES));
     Question *questions = aligned_alloc(BYTES, sizeof(Question) * BLOCKS);
     int failed = !packed || !questions;

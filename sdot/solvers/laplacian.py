@@ -77,7 +77,8 @@ def strongest(edges: Edges, most: int, m: int) -> Edges:
     pairs, weight = edges
     if len(weight) <= most:
         return edges
-    matter = weight * sum(at_ends(pairs, 1 / sum_by_cell(pairs, weight, m)))
+    a, b = at_ends(pairs, 1 / sum_by_cell(pairs, weight, m))
+    matter = weight * (a + b)
     kept = (matter > matter.kthvalue(len(weight) - most).values).nonzero()[:, 0]
     return pairs.index_select(1, kept), weight.index_select(0, kept)
 
