@@ -70,10 +70,12 @@ def test_fused_topk_is_the_definition(d, k, dtype):
             x, y, h = problem(n, m, d, dtype)
             h[::3] = -torch.inf  # for small m, fewer targets are left than k
             value, index = kernels.topk(x, y, h, min(k, m), backend="fused")
-            expected, _ = kernels.topk(x, y, h, min(k, m), backend="reference")
-            close = {"rtol": 1e-6, "atol": 2 * torch.finfo(dtype).eps * (d + 40)}  # sums in another order
+            x, y, h = x.double(), y.double(), h.double()  # the definition's own rounding depends on the machine
+            expected = kernels.topk(x, y, h, min(k, m), backend="reference")[0].to(dtype)
+            # float32 sums of 130 products may be 1.3e-5 off; the rest has the tolerance of the dtype
+            close = {"rtol": 1.3e-6, "atol": 2e-5} if (d, dtype) == (130, torch.float32) else {}
             torch.testing.assert_close(value, expected, **close)
-            torch.testing.assert_close(rescored(x, y, h, index), expected, **close)
+            torch.testing.assert_close(rescored(x, y, h, index).to(dtype), expected, **close)
             assert all(len(set(row)) == min(k, m) for row in index.tolist())
 
 
