@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ._unavailable import Unavailable
 
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-w")
+FLAGS = ("-O3", "-fno-math-errno", "-std=gnu11", "-fPIC", "-shared", "-w")
 NATIVE = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
 

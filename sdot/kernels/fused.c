@@ -156,38 +156,71 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
 
 #if !DOUBLE && defined(__AVX512VNNI__)
 #include "coarse.h"
+#include "integers.h"
+#ifdef __AMX_BF16__
+#include "tiles.h"
+#else
+int tiles(void) { return 0; }
+#define TOGETHER 1
+#define shape_tiles()
+#define _tile_release()
+#define tile_pairs(d) 0
+#define tiles_of_targets(...) 1
+#define tiles_of_samples(...)
+#define tile_tops(...)
+#endif
 
-/* The same k best by way of a first pass in integers; pairs and bounds are what `coarsen` wrote. Returns 1 where there is no
-   memory. */
-int coarse_topk(const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
+/* Pairs of coordinates of a point in either form of the first pass. */
+long coarse_pairs(int tiled, long d) { return tiled ? tile_pairs(d) : integer_pairs(d); }
+
+/* Panels of targets -> pairs of coordinates, zero before, and a bound for every group. Returns how many bounds are no numbers. */
+long coarsen(int tiled, const real *panels, const real *h, const real *mean, long groups, long d, int32_t *pairs, Bound *bounds) {
+    long wrong = 0, size = GROUP * integer_pairs(d);
+    for (long g = 0; g < groups; g++, panels += d * GROUP, h += GROUP)
+        wrong += tiled ? tiles_of_targets(panels, h, mean, d, g, pairs, bounds + g)
+                       : integers_of_targets(panels, h, mean, d, pairs + g * size, bounds + g);
+    return wrong;
+}
+
+/* The same k best by way of a first pass; pairs and bounds are what `coarsen` wrote. Returns nonzero where there is no memory. */
+int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
                 const int32_t *pairs, const Bound *bounds) {
-    long groups = (m + GROUP - 1) / GROUP, half = (d + 1) / 2, step = STRETCH / (long)sizeof(real) / (GROUP * (half + 1)) + 1;
-    long block = d * LANES, short_block = half * LANES, useless = 0;
-    real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + short_block) + step * LANES));
+    long groups = (m + GROUP - 1) / GROUP, width = coarse_pairs(tiled, d), block = d * LANES, coarse = width * LANES, useless = 0;
+    long step = STRETCH / (long)sizeof(real) / (GROUP * (width + 1)) / TOGETHER * TOGETHER + TOGETHER;
+    real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + coarse) + step * LANES));
     Question *questions = aligned_alloc(BYTES, sizeof(Question) * BLOCKS);
     int failed = !packed || !questions;
+    if (tiled) shape_tiles();
     for (long i0 = 0; i0 < n && !failed; i0 += BLOCKS * LANES, x += BLOCKS * block, value += BLOCKS * LANES * k, index += BLOCKS * LANES * k) {
         long count = n - i0 < BLOCKS * LANES ? n - i0 : BLOCKS * LANES, blocks = (count + LANES - 1) / LANES, all = 0;
         if (useless) {
             failed = topk(x, n - i0, d, y, h, m, k, value, index);
             break;
         }
-        int32_t *rounded = (int32_t *)(packed + BLOCKS * block);
+        int32_t *short_x = (int32_t *)(packed + BLOCKS * block);
+        vector *top = (vector *)(short_x + BLOCKS * coarse);
         pack(x, count, d, LANES, 1, packed);
-        for (long b = 0; b < blocks; b++) ask(packed + b * block, d, rounded + b * short_block, k, questions + b);
+        for (long b = 0; b < blocks; b++) {
+            if (tiled) tiles_of_samples(packed + b * block, d, short_x + b * coarse, questions + b);
+            else integers_of_samples(packed + b * block, d, short_x + b * coarse, questions + b);
+            open_question(questions + b, k);
+        }
         for (long g = 0; g < groups; g += step)
-            for (long b = 0; b < blocks; b++)
-                if (!questions[b].lost)
-                    coarse_sweep(k, rounded + b * short_block, pairs, h, bounds, g, g + step < groups ? g + step : groups, half,
-                                 count - b * LANES, (vector *)(rounded + BLOCKS * short_block), questions + b);
+            for (long b = 0, end = g + step < groups ? g + step : groups; b < blocks; b++)
+                if (!questions[b].lost) {
+                    if (tiled) tile_tops(short_x + b * coarse, pairs, h, g, end, d, top);
+                    else integer_tops(short_x + b * coarse, pairs, h, bounds, g, end, d, questions + b, top);
+                    judge(k, top, bounds, g, end, count - b * LANES, questions + b);
+                }
         for (long b = 0; b < blocks && !failed; b++) {
             long i = b * LANES, some = count - i < LANES ? count - i : LANES;
-            long asked = answer_all(k, packed + b * block, y, h, d, some, questions + b, value + i * k, index + i * k);
+            long asked = answer_all(k, x + i * d, y, h, d, some, questions + b, value + i * k, index + i * k);
             if (asked < 0) failed = topk(x + i * d, some, d, y, h, m, k, value + i * k, index + i * k);
             all += asked < 0 ? some * groups : asked;
         }
         useless = all > count * groups / 8 + 8 * k * count;
     }
+    if (tiled) _tile_release();
     free(packed), free(questions);
     return failed;
 }

@@ -4,9 +4,9 @@ The system's C compiler translates fused.c at first use, about a second for each
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
-In float32 and high dimension, where the processor multiplies integers of 16 bits faster, a first pass in them leaves few
-targets whose scores are then made in float32 (coarse.h). The bounds on its rounding are rigorous: the answer is the same to
-the last bit.
+In float32 and high dimension, where the processor multiplies short numbers faster (integers of 16 bits, or matrix tiles of
+floats of 8), a first pass in them leaves few targets whose scores are then made in float32 (coarse.h). The bounds on its
+rounding are rigorous: the answer is the same to the last bit.
 
 Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
 """
@@ -35,8 +35,9 @@ MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 GRAIN = 2**20  # multiplications that are worth a thread
 MOST_COARSE = 8  # as in coarse.h
+TOGETHER = 4  # as in tiles.h
 
-Coarse = tuple[Tensor, Tensor]  # pairs of coordinates as integers, and bounds on what rounding did to them
+Coarse = tuple[bool, Tensor, Tensor]  # in tiles or in integers, pairs of coordinates, and bounds on what rounding did to them
 
 _lock = threading.Lock()
 _reasons: dict[torch.dtype, Unavailable] = {}
@@ -53,7 +54,8 @@ def topk(
         raise Unavailable(f"backend 'fused' takes at most {MAX_TARGETS} targets, but {m} came; use backend='blocked'.")
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    coarse = coarsened(c, panels, heights, y.mean(0)) if pays(c, n, d, m, k) else None
+    form = coarse_form(c, n, d, m, k)
+    coarse = None if form is None else coarsened(c, panels, heights, y.mean(0), tiled=form)
     _divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
     return value, index
 
@@ -70,7 +72,7 @@ def _search(
     index: Tensor,
 ) -> None:
     at = (x.data_ptr(), *x.shape, panels.data_ptr(), heights.data_ptr(), m, k, value.data_ptr(), index.data_ptr())
-    _check(c.topk(*at) if coarse is None else c.coarse_topk(*at, *(t.data_ptr() for t in coarse)))
+    _check(c.topk(*at) if coarse is None else c.coarse_topk(coarse[0], *at, *(t.data_ptr() for t in coarse[1:])))
 
 
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
@@ -131,8 +133,9 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
     if hasattr(c, "coarse_topk"):
-        c.coarsen.argtypes, c.coarsen.restype = [pointer] * 3 + [long] * 2 + [pointer] * 2, long
-        c.coarse_topk.argtypes = [*c.topk.argtypes, pointer, pointer]
+        c.coarse_pairs.argtypes, c.coarse_pairs.restype = [ctypes.c_int, long], long
+        c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int] + [pointer] * 3 + [long] * 2 + [pointer] * 2, long
+        c.coarse_topk.argtypes = [ctypes.c_int, *c.topk.argtypes, pointer, pointer]
     c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
     return c
 
@@ -146,34 +149,39 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
     return panels
 
 
-def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor) -> Coarse | None:
-    """Targets in 16-bit integers, and for every group what that did to them; None where it cannot be told (see coarse.h)."""
+def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor, *, tiled: bool) -> Coarse | None:
+    """Targets as the first pass wants them, and for every group what that did to them; None where it cannot be told."""
     groups, d = len(heights) // GROUP, len(mean)
-    pairs, bounds = torch.empty(groups * GROUP * ((d + 1) // 2), dtype=torch.int32), panels.new_empty(4 * groups)
+    points = -(-groups // TOGETHER) * TOGETHER * GROUP
+    pairs, bounds = torch.zeros(points * c.coarse_pairs(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
     at = (panels.data_ptr(), heights.data_ptr(), mean.contiguous().data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr())
-    return None if c.coarsen(*at) else (pairs, bounds)
+    return None if c.coarsen(tiled, *at) else (tiled, pairs, bounds)
 
 
-def pays(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool:
-    """Whether a first pass in integers saves time: where there are many scores for each that must be made again (measured)."""
-    many = m >= max(512, 120 * k + 36_000 * (1 + k) / d**2)
-    return many and d >= 8 and k <= MOST_COARSE and n >= 64 and _has_fast_integers(c)
+def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
+    """Whether a first pass saves time, and then in which form: it does where there are many scores for each that must be made
+    again (measured). True: in tiles, False: in integers, None: not at all."""
+    if d < 8 or k > MOST_COARSE or n < 64 or m < 200 * k + 48_000 * (1 + k) / d**2:
+        return None
+    return _fastest_form(c, min(64, 2 ** round(math.log2(d))))
 
 
 @cache
-def _has_fast_integers(c: ctypes.CDLL) -> bool:
-    """Some processors have no products of 16-bit integers, others no faster ones: measured once, in 20 ms."""
+def _fastest_form(c: ctypes.CDLL, d: int) -> bool | None:
+    """Some processors have no products of short numbers, others no faster ones: measured once, in up to 20 ms."""
     if not hasattr(c, "coarse_topk"):
-        return False
+        return None
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(rows, 64, generator=generator) for rows in (768, 4096))
+    x, y = (torch.randn(rows, d, generator=generator) for rows in (768, 4096))
     panels, heights = packed(c, y, GROUP), y.square().sum(1) / -2
-    fast = [math.inf, math.inf]
-    for coarse in [None, coarsened(c, panels, heights, y.mean(0))] * 3:
+    forms = {form: coarsened(c, panels, heights, y.mean(0), tiled=form) for form in (False, True)[: 1 + c.tiles()]}
+    seconds: dict[bool | None, float] = dict.fromkeys([None, *forms], math.inf)
+    for form in [*seconds] * 3:
         value, index, start = x.new_empty(768, 1), torch.empty(768, 1, dtype=torch.int64), time.perf_counter()
-        _search(c, x, panels, heights, 4096, 1, coarse, value, index)
-        fast[coarse is not None] = min(fast[coarse is not None], time.perf_counter() - start)
-    return fast[True] < 0.9 * fast[False]
+        _search(c, x, panels, heights, 4096, 1, None if form is None else forms[form], value, index)
+        seconds[form] = min(seconds[form], time.perf_counter() - start)
+    best = min(seconds, key=seconds.__getitem__)
+    return best if seconds[best] < 0.95 * seconds[None] else None
 
 
 def filled(h: Tensor, width: int) -> Tensor:
