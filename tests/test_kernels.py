@@ -154,7 +154,7 @@ def test_fused_soft_reductions_in_single_precision(name, d):
 
 
 def test_fused_two_sweeps_where_a_row_does_not_fit():
-    x, y, h = problem(5, 600_000, 2, torch.float64)  # 8 rows of these are more than 32 MB
+    x, y, h = problem(530, 66_001, 2, torch.float64)  # 8 rows of these are more than 4 MB; 16 blocks of samples, and one more
     for name in ("soft_potential", "soft_mass", "soft_average"):
         got = getattr(kernels, name)(x, y, h, 0.5, backend="fused")
         torch.testing.assert_close(got, getattr(kernels, name)(x, y, h, 0.5, backend="reference"))

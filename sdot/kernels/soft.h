@@ -2,7 +2,8 @@
 
 #define ROWS 32 /* samples that share the reading of the targets; a multiple of GROUP */
 #define NEAR (1 << 20) /* bytes that a near cache holds */
-#define WHOLE (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else STRETCH bytes, and a second sweep */
+#define WHOLE (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else a stretch, and a second sweep */
+#define MOST_BLOCKS 16 /* blocks of samples that share a stretch of targets then */
 
 #if DOUBLE
 #define MANTISSA 52
@@ -134,50 +135,57 @@ static void add_points(const real *e, long rows, long length, const char *near, 
 /* The softmax p of every sample over the targets j < length (whole panels of LANES; h: filled up with -inf), reduced to
    mass[j] += sum_i p_ij, to average[i] = sum_j p_ij y_j, or to log2 sum_j 2^score_ij as top[i] and total[i]. What is not wanted
    is NULL. x is scaled by `scale` on the way in. All that is left out adds less than a unit in the last place of p. Returns nonzero
-   where there is no memory. */
+   where there is no memory.
+
+   Where whole rows of scores fit a cache they are kept. Where they do not, a stretch of targets meets many blocks of samples
+   while it is in the cache, once for the sums and again for what is divided by them. */
 int soft(const real *x, long n, long d, real scale, const real *y, const real *h, long length, double *mass, real *average,
          real *top, double *total) {
     long row = length * (long)sizeof(real), whole = row * GROUP <= WHOLE;
-    long step = whole ? length : STRETCH / (ROWS * LANES * (long)sizeof(real)) * LANES + LANES;
+    long step = whole ? length : STRETCH / ((ROWS + d) * LANES * (long)sizeof(real)) * LANES + LANES;
     long wanted = d >= GROUP && row * d > NEAR ? ROWS : GROUP; /* reading the targets again costs more than keeping more scores */
-    long rows = !whole || row * wanted <= WHOLE ? wanted : WHOLE / (row * GROUP) * GROUP;
-    real *s = aligned_alloc(BYTES, sizeof(real) * rows * (step + d * WIDTH + d * WIDTH) + step / LANES * rows), cut = MANTISSA + 1;
+    long rows = !whole ? ROWS : row * wanted <= WHOLE ? wanted : WHOLE / (row * GROUP) * GROUP;
+    long most = whole ? 1 : WHOLE / (rows * d * (BYTES + (long)sizeof(real))) + 1, blocks = most < MOST_BLOCKS ? most : MOST_BLOCKS;
+    long all = blocks * rows;
+    real *s = aligned_alloc(BYTES, sizeof(real) * (rows * step + all * d * (WIDTH + 1)) + step / LANES * rows), cut = MANTISSA + 1;
     if (!s) return 1;
     for (long j = 1; j < length; j *= 2) cut++;
     vector *sums = (vector *)(s + rows * step);
-    real *samples = (real *)(sums + rows * d), largest[ROWS], best[ROWS];
-    char *near = (char *)(samples + rows * d * WIDTH);
-    double sum[ROWS];
-    for (long i0 = 0; i0 < n; i0 += rows) {
-        long count = n - i0 < rows ? n - i0 : rows, filled = (count + GROUP - 1) / GROUP * GROUP;
+    real *samples = (real *)(sums + all * d), largest[ROWS], best[MOST_BLOCKS * ROWS];
+    char *near = (char *)(samples + all * d);
+    double sum[MOST_BLOCKS * ROWS];
+    for (long i0 = 0; i0 < n; i0 += all) {
+        long count = n - i0 < all ? n - i0 : all, filled = (count + GROUP - 1) / GROUP * GROUP;
         pack(x + i0 * d, count, d, GROUP, scale, samples);
         for (long t = 0; t < filled; t++) best[t] = -__builtin_inf(), sum[t] = 0;
-        for (long j = 0, size; j < length; j += step) { /* the sum runs along and is scaled down where a larger score comes */
-            size = length - j < step ? length - j : step;
-            memcpy(largest, best, sizeof(best));
-            scores_any(samples, filled, y + j * d, h + j, size, d, cut, s, near, largest);
-            for (long t = 0; t < filled; t++) {
-                if (largest[t] > best[t]) sum[t] *= power_of_two(SPREAD(best[t] - largest[t]), LEAST)[0], best[t] = largest[t];
-                sum[t] += powers(s + t * size, size, best[t], cut, near + t, filled);
+        for (long c = 0; average && c < filled * d; c++) sums[c] = SPREAD(0);
+        for (long again = 0; again < 2; again++) {
+            if (again && !mass && !average) break;
+            for (long j = 0, size; j < length; j += step) {
+                size = length - j < step ? length - j : step;
+                for (long b = 0; b < filled; b += rows) {
+                    long some = filled - b < rows ? filled - b : rows;
+                    if (!again || !whole) {
+                        memcpy(largest, best + b, sizeof(real) * some);
+                        scores_any(samples + b * d, some, y + j * d, h + j, size, d, cut, s, near, largest);
+                        for (long t = 0; t < some; t++) { /* the sum is scaled down where a larger score comes */
+                            real before = best[b + t];
+                            if (largest[t] > before) best[b + t] = largest[t], sum[b + t] *= power_of_two(SPREAD(before - largest[t]), LEAST)[0];
+                            double own = powers(s + t * size, size, best[b + t], cut, near + t, some);
+                            if (!again) sum[b + t] += own;
+                        }
+                    }
+                    if (again && mass) add_masses(s, some, size, near, sum + b, count - b < some ? count - b : some, mass + j);
+                    if (again && average) add_points(s, some, size, near, y + j * d, d, sums + b * d);
+                }
             }
         }
         for (long t = 0; top && t < count; t++) top[i0 + t] = best[t], total[i0 + t] = sum[t];
-        if (!mass && !average) continue;
-        for (long c = 0; c < filled * d; c++) sums[c] = SPREAD(0);
-        for (long j = 0, size; j < length; j += step) {
-            size = length - j < step ? length - j : step;
-            if (!whole) { /* only the last stretch is still there */
-                memcpy(largest, best, sizeof(best));
-                scores_any(samples, filled, y + j * d, h + j, size, d, cut, s, near, largest);
-                for (long t = 0; t < filled; t++) powers(s + t * size, size, best[t], cut, near + t, filled);
-            }
-            if (mass) add_masses(s, filled, size, near, sum, count, mass + j);
-            if (average) add_points(s, filled, size, near, y + j * d, d, sums);
-        }
         for (long t = 0; average && t < count; t++)
             for (long c = 0; c < d; c++) {
+                long b = t / rows * rows, some = filled - b < rows ? filled - b : rows;
                 double of_lanes = 0;
-                for (long l = 0; l < WIDTH; l++) of_lanes += sums[c * filled + t][l];
+                for (long l = 0; l < WIDTH; l++) of_lanes += sums[b * d + c * some + t - b][l];
                 average[(i0 + t) * d + c] = of_lanes / sum[t];
             }
     }
