@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .blending import Blend, Rule, rows_at_once, within
+from .blending import Blend, Rule, rows_at_once, take, within
 from .cells import Cells
 from .maps import BrenierMap
 
@@ -83,29 +83,29 @@ class Affine(Rule):
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         weight, _, short = self._piece(T, x, cell)
-        weight = torch.where(within(self.size[cell][:, None], weight), short * weight, 0.0)[:, 1:]
-        return self.star[cell], torch.cat([1 - weight.sum(1, keepdim=True), weight], 1)
+        weight = torch.where(within(take(self.size, cell)[:, None], weight), short * weight, 0.0)[:, 1:]
+        return take(self.star, cell), torch.cat([1 - weight.sum(1, keepdim=True), weight], 1)
 
     def image(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         _, move, short = self._piece(T, x, cell)
-        return T.points[cell] + short * move
+        return take(T.points, cell) + short * move
 
     def _piece(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of y_j - y_i, the way they make, and what it has to be shortened by."""
         away = self._away(T, cell)
-        weight = self._weights(away, x, cell) + self.settings["pull"] / self.size[cell][:, None]
+        weight = self._weights(away, x, cell) + self.settings["pull"] / take(self.size, cell)[:, None]
         move = (weight[:, None] @ away)[:, 0]
-        length, reach = move.norm(dim=1, keepdim=True), self.reach[cell][:, None]
+        length, reach = move.norm(dim=1, keepdim=True), take(self.reach, cell)[:, None]
         return weight, move, torch.where(length > reach, reach / length, 1.0)
 
     def _away(self, T: BrenierMap, cell: Tensor) -> Float[Tensor, "n k d"]:
         """y_j - y_i, zero past the end of a star, where rows repeat y_i."""
-        return T.points[self.star[cell]].sub_(T.points[cell][:, None])
+        return take(T.points, take(self.star, cell)).sub_(take(T.points, cell)[:, None])
 
     def _weights(self, away: Tensor, x: Tensor, cell: Tensor) -> Float[Tensor, "n k"]:
         """Those of y_j - y_i in J (x - c_i): g_i / r <e_j, x - c_i>, of sum zero over the star."""
-        scores, size = (away @ (x - self.centroid[cell])[..., None])[..., 0], self.size[cell][:, None]
-        return (scores - scores.sum(1, keepdim=True) / size) * (self.gain[cell][:, None] / size)
+        scores, size = (away @ (x - take(self.centroid, cell))[..., None])[..., 0], take(self.size, cell)[:, None]
+        return (scores - scores.sum(1, keepdim=True) / size) * (take(self.gain, cell)[:, None] / size)
 
     def _images(self, T: BrenierMap, x: Tensor, cell: Tensor) -> Float[Tensor, "n d"]:
         """J (x - c_i)."""
@@ -114,7 +114,7 @@ class Affine(Rule):
 
     def _differences(self, T: BrenierMap, cell: Tensor) -> Float[Tensor, "n k d"]:
         """e_j, zero past the end of a star."""
-        away, size = self._away(T, cell), self.size[cell][:, None]
+        away, size = self._away(T, cell), take(self.size, cell)[:, None]
         mean = away.sum(1) / size
         return torch.where(within(size, away[..., 0])[..., None], away - mean[:, None], 0.0)
 

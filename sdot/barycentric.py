@@ -69,7 +69,8 @@ def nearest_weights(A: Float[Tensor, "n k k"], b: Float[Tensor, "n k"], mask: Bo
     """The minimum of a `distance_form` over all weights that vanish outside the mask."""
     with torch.no_grad():
         weights, used = _active_set(A, b, mask, _first(mask))
-    return _affine_minimum(A, b, weights, used)
+    differentiable = torch.is_grad_enabled() and (A.requires_grad or b.requires_grad)
+    return _affine_minimum(A, b, weights, used) if differentiable else weights
 
 
 def _first(mask: Bool[Tensor, "n k"]) -> Int[Tensor, " n"]:

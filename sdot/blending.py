@@ -55,8 +55,8 @@ class Rule(nn.Module):
 
 
 def _blended(y: Float[Tensor, "m d"], vertices: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
-    own = y[vertices[:, 0]]
-    moved: Tensor = own + (weight[:, None, 1:] @ (y[vertices[:, 1:]] - own[:, None]))[:, 0]
+    own, others = take(y, vertices[:, 0]), take(y, vertices[:, 1:])
+    moved: Tensor = own + (weight[:, None, 1:] @ others.sub_(own[:, None]))[:, 0]
     return moved
 
 
@@ -79,7 +79,7 @@ class Projected(Rule):
 
     def _hulls(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         vertices, present, _ = _foremost(T, x, cell, self.star, self.size, self.settings["k"])
-        return vertices, present, *distance_form(x, self.centroid[vertices], present)
+        return vertices, present, *distance_form(x, take(self.centroid, vertices), present)
 
 
 class Softmax(Rule):
@@ -127,6 +127,11 @@ def rows_at_once(points: Tensor, width: int) -> int:
     return max(1, size // (width * points.shape[1]))
 
 
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """table[index], several times as fast on a CPU."""
+    return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
+
+
 def within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:
     """Which entries of a row belong to its star."""
     return torch.arange(like.shape[1], device=like.device) < size
@@ -135,10 +140,10 @@ def within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:
 def _foremost(T: BrenierMap, x: Tensor, cell: Tensor, star: Tensor, size: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k targets of a cell's star that score highest at x, its own first; which are there; scores less the own one."""
     y = kernels.precise(T.points)
-    near = star[cell]
-    scores = (y[near].sub_(y[cell][:, None]) @ x.to(y)[..., None])[..., 0]
-    scores = scores + (T.heights[near] - T.heights[cell][:, None]).to(y)
-    scores = torch.where(within(size[cell][:, None], near), scores, -torch.inf)
+    near = take(star, cell)
+    scores = (take(y, near).sub_(take(y, cell)[:, None]) @ x.to(y)[..., None])[..., 0]
+    scores = scores + (take(T.heights, near) - take(T.heights, cell)[:, None]).to(y)
+    scores = torch.where(within(take(size, cell)[:, None], near), scores, -torch.inf)
     _, order = scores[:, 1:].topk(min(k, near.shape[1]) - 1, dim=1)
     order = torch.nn.functional.pad(order + 1, (1, 0))
     scores = scores.gather(1, order)
