@@ -15,7 +15,7 @@
    samples as pairs of 16-bit numbers, LANES of them side by side. */
 
 #define MANY 128      /* groups in question that a sample keeps at most */
-#define MOST_COARSE 8 /* k up to which this is done */
+#define MOST_COARSE 32 /* k up to which this is done */
 #define SHORT 1e-15f  /* vectors of less are taken for zero */
 #define LONG 1e18f    /* and vectors of more are not taken: their products are no numbers */
 #define KAPPA(d) (((d) + 4) * 0x1p-23f)
@@ -82,6 +82,7 @@ static void judge(long k, vector *top, const Bound *bounds, long g0, long g1, lo
         for (int v = 0; v < VECTORS; v++) {
             vector error = q->away[v] * bounds[g].far + q->size[v] * bounds[g].off + bounds[g].base, down = out[v] - error;
             out[v] += error;
+            if (k > 8 && !ANY(GREATER(down, q->low[(k - 1) * VECTORS + v]))) continue;
             for (long r = v; r < k * VECTORS; r += VECTORS) {
                 vector low = q->low[r];
                 q->low[r] = MAX(down, low), down = MIN(down, low);

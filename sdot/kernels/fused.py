@@ -34,7 +34,7 @@ GROUP = 8  # targets whose largest score is compared at once, as in fused.c
 MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 GRAIN = 2**20  # multiplications that are worth a thread
-MOST_COARSE = 8  # as in coarse.h
+MOST_COARSE = 32  # as in coarse.h
 TOGETHER = 4  # as in tiles.h
 
 Coarse = tuple[bool, Tensor, Tensor]  # in tiles or in integers, pairs of coordinates, and bounds on what rounding did to them
@@ -161,7 +161,7 @@ def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor, *, 
 def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
     """Whether a first pass saves time, and then in which form: it does where there are many scores for each that must be made
     again (measured). True: in tiles, False: in integers, None: not at all."""
-    if d < 8 or k > MOST_COARSE or n < 64 or m < 200 * k + 48_000 * (1 + k) / d**2:
+    if d < 8 or k > MOST_COARSE or n < 64 or m < (200 * k + 48_000 * (1 + k) / d**2) * (1 + k / 16):
         return None
     return _fastest_form(c, min(64, 2 ** round(math.log2(d))))
 
