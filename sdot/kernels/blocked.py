@@ -30,11 +30,11 @@ def topk(
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     n, m = x.shape[0], y.shape[0]
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
-    tile = Tile(n, m, x)
+    tile = Tile(n, y, h)
     for i in tile.row_slices():
         best, where = x.new_empty(x[i].shape[0], 0), index.new_empty(x[i].shape[0], 0)
         for j in tile.column_slices():
-            v, c = _row_topk(tile.scores(x[i], y[j], h[j]), min(k, y[j].shape[0]))
+            v, c = _row_topk(tile.scores(x[i], j), min(k, j.stop - j.start))
             if best.shape[1] == 0:
                 best, where = v, c + j.start
             else:
@@ -47,9 +47,9 @@ def above(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], least: Float[Tensor, " n"]
 ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
     """All pairs with h_j + <x_i, y_j> >= least_i: the samples and the targets of them, in no order."""
-    tile = Tile(x.shape[0], y.shape[0], x)
+    tile = Tile(x.shape[0], y, h)
     pairs = [
-        torch.stack(_row_above(tile.scores(x[i], y[j], h[j]), least[i])) + torch.tensor([[i.start], [j.start]], device=x.device)
+        torch.stack(_row_above(tile.scores(x[i], j), least[i])) + torch.tensor([[i.start], [j.start]], device=x.device)
         for i in tile.row_slices()
         for j in tile.column_slices()
     ]
@@ -58,8 +58,8 @@ def above(
 
 
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
-    tile = Tile(x.shape[0], y.shape[0], x)
-    return torch.cat([_log_sum_exp(tile, x[i] / eps, y, h / eps) for i in tile.row_slices()] + [x.new_empty(0)]) * eps
+    tile = Tile(x.shape[0], y, h / eps)
+    return torch.cat([_log_sum_exp(tile, x[i] / eps) for i in tile.row_slices()] + [x.new_empty(0)]) * eps
 
 
 def soft_mass(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
@@ -79,10 +79,12 @@ def soft_average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tens
 class Tile:
     """One buffer of scores, used for every tile."""
 
-    def __init__(self, n: int, m: int, like: Tensor, *, whole_rows: bool = False) -> None:
-        self.n, self.m = n, m
-        self.rows, self.columns = tile_shape(n, m, like.device, whole_rows=whole_rows)
-        self.buffer = like.new_empty(self.rows * self.columns)
+    def __init__(self, n: int, y: Float[Tensor, "m d"], h: Float[Tensor, " m"], *, whole_rows: bool = False) -> None:
+        self.n, self.m, self.y, self.h = n, len(h), y, h
+        self.rows, self.columns = tile_shape(n, self.m, y.device, whole_rows=whole_rows)
+        self.buffer = y.new_empty(self.rows * self.columns)
+        if y.device.type == "cpu":  # a fifth faster than heights that are written into the tile before the product is added
+            self.lifted = torch.cat([y, h[:, None]], 1)
 
     def row_slices(self) -> list[slice]:
         return [slice(s, min(s + self.rows, self.n)) for s in range(0, self.n, self.rows)]
@@ -90,11 +92,14 @@ class Tile:
     def column_slices(self) -> list[slice]:
         return [slice(s, min(s + self.columns, self.m)) for s in range(0, self.m, self.columns)]
 
-    def scores(self, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
-        if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling() and _onednn():
-            return torch.ops.mkldnn._linear_pointwise(x.contiguous(), y.contiguous(), h, "none", [], "")  # type: ignore[no-any-return]
-        out = self.buffer[: x.shape[0] * y.shape[0]].view(x.shape[0], y.shape[0])
-        return torch.addmm(h, x, y.T, out=out)
+    def scores(self, x: Float[Tensor, "n d"], j: slice) -> Float[Tensor, "n c"]:
+        out = self.buffer[: x.shape[0] * (j.stop - j.start)].view(x.shape[0], -1)
+        if x.device.type != "cpu":
+            return torch.addmm(self.h[j], x, self.y[j].T, out=out)
+        x = torch.cat([x, x.new_ones(x.shape[0], 1)], 1)
+        if x.dtype == torch.float32 and not torch.compiler.is_compiling() and _onednn():
+            return torch.ops.mkldnn._linear_pointwise(x, self.lifted[j], None, "none", [], "")  # type: ignore[no-any-return]
+        return torch.mm(x, self.lifted[j].T, out=out)
 
 
 @cache
@@ -156,22 +161,22 @@ def _merge(v: Tensor, i: Tensor, w: Tensor, j: Tensor, k: int) -> tuple[Tensor, 
     return value, torch.cat([i, j], 1).gather(1, place)
 
 
-def _log_sum_exp(tile: Tile, x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+def _log_sum_exp(tile: Tile, x: Tensor) -> Tensor:
     total = x.new_full((x.shape[0],), -torch.inf)
     for j in tile.column_slices():
-        total = torch.logaddexp(total, torch.logsumexp(tile.scores(x, y[j], h[j]), dim=1))
+        total = torch.logaddexp(total, torch.logsumexp(tile.scores(x, j), dim=1))
     return total
 
 
 def _softmax_tiles(x: Tensor, y: Tensor, h: Tensor, eps: float) -> Iterator[tuple[slice, slice, Tensor]]:
     """(rows, columns, softmax weights), tile by tile: one sweep where a row fits in a tile, else two."""
-    tile = Tile(x.shape[0], y.shape[0], x, whole_rows=True)
-    h, columns = h / eps, tile.column_slices()
+    tile = Tile(x.shape[0], y, h / eps, whole_rows=True)
+    columns = tile.column_slices()
     for i in tile.row_slices():
         z = x[i] / eps
         if len(columns) == 1:
-            yield i, columns[0], torch.softmax(tile.scores(z, y, h), dim=1)
+            yield i, columns[0], torch.softmax(tile.scores(z, columns[0]), dim=1)
             continue
-        total = _log_sum_exp(tile, z, y, h)
+        total = _log_sum_exp(tile, z)
         for j in columns:
-            yield i, j, tile.scores(z, y[j], h[j]).sub_(total[:, None]).exp_()
+            yield i, j, tile.scores(z, j).sub_(total[:, None]).exp_()
