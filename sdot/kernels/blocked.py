@@ -28,7 +28,7 @@ def tile_shape(n: int, m: int, device: torch.device, *, whole_rows: bool = False
 def topk(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    n, m = x.shape[0], y.shape[0]
+    n = x.shape[0]
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
     tile = Tile(n, y, h)
     for i in tile.row_slices():

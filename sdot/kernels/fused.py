@@ -55,7 +55,7 @@ def topk(
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
     form = coarse_form(c, n, d, m, k)
-    coarse = None if form is None else coarsened(c, panels, heights, y.mean(0), tiled=form)
+    coarse = None if form is None else coarsened(c, panels, heights, d, tiled=form)
     _divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
     return value, index
 
@@ -134,7 +134,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
     if hasattr(c, "coarse_topk"):
         c.coarse_pairs.argtypes, c.coarse_pairs.restype = [ctypes.c_int, long], long
-        c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int] + [pointer] * 3 + [long] * 2 + [pointer] * 2, long
+        c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int, pointer, pointer, long, long, pointer, pointer, pointer], long
         c.coarse_topk.argtypes = [ctypes.c_int, *c.topk.argtypes, pointer, pointer]
     c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
     return c
@@ -149,12 +149,13 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
     return panels
 
 
-def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, mean: Tensor, *, tiled: bool) -> Coarse | None:
+def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, d: int, *, tiled: bool) -> Coarse | None:
     """Targets as the first pass wants them, and for every group what that did to them; None where it cannot be told."""
-    groups, d = len(heights) // GROUP, len(mean)
+    groups = len(heights) // GROUP
     points = -(-groups // TOGETHER) * TOGETHER * GROUP
-    pairs, bounds = torch.zeros(points * c.coarse_pairs(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
-    at = (panels.data_ptr(), heights.data_ptr(), mean.contiguous().data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr())
+    pairs, bounds = torch.empty(points * c.coarse_pairs(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
+    mean = panels.new_empty(d)
+    at = (panels.data_ptr(), heights.data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr(), mean.data_ptr())
     return None if c.coarsen(tiled, *at) else (tiled, pairs, bounds)
 
 
@@ -174,7 +175,7 @@ def _fastest_form(c: ctypes.CDLL, d: int) -> bool | None:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(rows, d, generator=generator) for rows in (768, 4096))
     panels, heights = packed(c, y, GROUP), y.square().sum(1) / -2
-    forms = {form: coarsened(c, panels, heights, y.mean(0), tiled=form) for form in (False, True)[: 1 + c.tiles()]}
+    forms = {form: coarsened(c, panels, heights, d, tiled=form) for form in (False, True)[: 1 + c.tiles()]}
     seconds: dict[bool | None, float] = dict.fromkeys([None, *forms], math.inf)
     for form in [*seconds] * 3:
         value, index, start = x.new_empty(768, 1), torch.empty(768, 1, dtype=torch.int64), time.perf_counter()
