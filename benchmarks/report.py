@@ -224,6 +224,17 @@ def estimate() -> str:
     return table(["problem", "d", "tol", "samples", "drawn", "CPU s", "taken", "MB", "taken"], rows)
 
 
+def scaling() -> str:
+    """What a solve takes as the number of targets grows, and where its time goes."""
+    rows = [
+        [r["problem"], f"{r['chi2']:.3f}", f"{r['samples_per_target']:.0f}", two_digits(r["cpu"]), f"{r['ns_per_score']:.2f}",
+         f"{r['kernels']:.0%}", f"{r['drawing']:.0%}", f"{r['rest']:.0%}", f"{r['memory_mb']:.0f}"]
+        for r in read("scaling")["rows"]
+    ]  # fmt: skip
+    head = ["problem", "chi2", "samples a target", "CPU s", "ns a score", "kernels", "drawing", "the rest", "MB"]
+    return table(head, rows)
+
+
 def two_digits(value: float) -> str:
     rounded = float(f"{value:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
@@ -309,6 +320,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "races": races,
     "estimate": estimate,
+    "scaling": scaling,
     "race-latent-16": race_latent_16,
     "solvers-short": solvers_short,
     "solvers-plane": partial(solvers, DRAWN[0]),

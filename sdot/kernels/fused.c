@@ -157,7 +157,7 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
 #if !DOUBLE && defined(__AVX512VNNI__)
 #include "coarse.h"
 #include "integers.h"
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) && defined(__linux__)
 #include "tiles.h"
 #else
 int tiles(void) { return 0; }
