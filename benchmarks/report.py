@@ -331,6 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "extension-affine": extension_affine,
     "digits": partial(aeotgan, "digits"),
     "mnist": partial(aeotgan, "mnist"),
+    "fashion-mnist": partial(aeotgan, "fashion-mnist"),
     "modes": modes,
 }
 
