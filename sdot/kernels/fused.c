@@ -173,14 +173,15 @@ int tiles(void) { return 0; }
 /* Pairs of coordinates of a point in either form of the first pass. */
 long coarse_pairs(int tiled, long d) { return tiled ? tile_pairs(d) : integer_pairs(d); }
 
-/* Panels of targets -> pairs of coordinates, a bound for every group, and about the mean. Returns how many bounds are no numbers. */
+/* Panels of targets -> pairs of coordinates, a bound for every group, and the mean, nearly. Returns how many bounds are no numbers. */
 long coarsen(int tiled, const real *panels, const real *h, long groups, long d, int32_t *pairs, Bound *bounds, real *mean) {
     long wrong = 0, size = GROUP * coarse_pairs(tiled, d);
     memset(mean, 0, sizeof(real) * d);
-    for (long g = 0; g < groups; g++)
+    for (long g = 0, step = groups / 256 + 1; g < groups; g += step) /* any place will do, one in the middle is best */
         for (long c = 0; c < d; c++)
-            for (long t = 0; t < GROUP; t++) mean[c] += panels[(g * d + c) * GROUP + t] / (groups * GROUP);
-    if (tiled) memset(pairs, 0, sizeof(int32_t) * size * ((groups + TOGETHER - 1) / TOGETHER * TOGETHER));
+            for (long t = 0; t < GROUP; t++) mean[c] += panels[(g * d + c) * GROUP + t] / (((groups - 1) / step + 1) * GROUP);
+    if (tiled && (3 * d % 32 || groups % TOGETHER)) /* what is in no target's place */
+        memset(pairs, 0, sizeof(int32_t) * size * ((groups + TOGETHER - 1) / TOGETHER * TOGETHER));
     for (long g = 0; g < groups; g++, panels += d * GROUP, h += GROUP)
         wrong += tiled ? tiles_of_targets(panels, h, mean, d, g, pairs, bounds + g)
                        : integers_of_targets(panels, h, mean, d, pairs + g * size, bounds + g);

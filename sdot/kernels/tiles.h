@@ -32,21 +32,38 @@ static void shape_tiles(void) {
 /* Pairs of coordinates of a point, whole tiles of them. */
 static long tile_pairs(long d) { return (3 * d + 31) / 32 * DEEP; }
 
+/* `count` numbers of a target to the coordinates from `at` on of its row of tiles. */
+INLINE void lay(uint16_t *row, long at, const uint16_t *numbers, long count) {
+    for (long some; count; count -= some, at += some, numbers += some) {
+        uint16_t *place = row + at / 32 * DEEP * 32 + at % 32;
+        some = 32 - at % 32 < count ? 32 - at % 32 : count;
+        if (some == 16) memcpy(place, numbers, 32);
+        else memcpy(place, numbers, 2 * some);
+    }
+}
+
 /* A panel of GROUP targets -> its rows of tiles, and the group's bound. Returns whether that is no number. */
 static int tiles_of_targets(const real *panel, const real *h, const real *mean, long d, long g, int32_t *tiled, Bound *b) {
+    uint16_t *row = (uint16_t *)(tiled + g / 2 * DEEP * tile_pairs(d)) + g % 2 * GROUP * 32;
     octet offs = {0};
     real size, far, off = 0, height;
     extent(panel, h, mean, d, &size, &far, &height);
-    for (long c = 0; c < d; c++) {
-        octet z = *(const octet *)(panel + c * GROUP) - mean[c];
-        eight_bits first = BRIEF((eight_bits)z), second = BRIEF((eight_bits)(z - (octet)first));
-        octet rest = z - (octet)first - (octet)second;
-        offs += rest * rest;
-        for (long part = 0; part < 3; part++) {
-            long at = part * d + c;
-            uint16_t *row = (uint16_t *)(tiled + g / 2 * DEEP * tile_pairs(d)) + (at / 32 * DEEP + g % 2 * GROUP) * 32 + at % 32;
-            for (long t = 0; t < GROUP; t++) row[t * 32] = (part == 1 ? second : first)[t] >> 16;
+    for (long c0 = 0; c0 < d; c0 += 16) {
+        long count = d - c0 < 16 ? d - c0 : 16;
+        eight_bits pairs[2][8] = {0};
+        uint32_t runs[2][GROUP][8];
+        for (long c = 0; c < count; c++) {
+            octet z = *(const octet *)(panel + (c0 + c) * GROUP) - mean[c0 + c];
+            eight_bits first = BRIEF((eight_bits)z), second = BRIEF((eight_bits)(z - (octet)first));
+            octet rest = z - (octet)first - (octet)second;
+            offs += rest * rest;
+            pairs[0][c / 2] |= c % 2 ? first : first >> 16, pairs[1][c / 2] |= c % 2 ? second : second >> 16;
         }
+        for (long v = 0; v < 2; v++)
+            for (long t = 0; t < GROUP; t++)
+                for (long p = 0; p < 8; p++) runs[v][t][p] = pairs[v][p][t];
+        for (long part = 0; part < 3; part++)
+            for (long t = 0; t < GROUP; t++) lay(row + t * 32, part * d + c0, (const uint16_t *)runs[part == 1][t], count);
     }
     for (long t = 0; t < GROUP; t++) off = offs[t] > off ? offs[t] : off;
     b->beta = 1;
