@@ -2,7 +2,7 @@
 
 A tile is `rows` samples against `columns` targets and is reduced before the next one is computed, so the extra
 memory is one tile, whatever the number of samples and targets: 4 MB in float32 on a CPU (it stays in the cache),
-512 MB on a GPU.
+512 MB on a GPU. On a CPU a copy of the targets comes on top, with their heights beside them.
 """
 
 from __future__ import annotations

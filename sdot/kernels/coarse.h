@@ -22,11 +22,15 @@
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */
 
 typedef struct {
-    real far, off, base, beta; /* beta: the unit of z^ */
+    real far, off, base, beta; /* beta: the unit of z^, of integers */
 } Bound;
 
-/* The bound of one group. Returns whether it is no number. */
-static int bound(Bound *b, real size, real far, real off, real height, long d) {
+/* The bound of one group; offs: the squares of |z - z^|, by target; sums: what sums of products are wrong by. Returns whether it is
+   no number. */
+static int bound(Bound *b, real size, real far, octet offs, real sums, real height, long d) {
+    real off = 0;
+    for (long t = 0; t < GROUP; t++) off = offs[t] > off ? offs[t] : off;
+    off = __builtin_sqrtf(off) + sums;
     b->far = 1.001f * far + SHORT;
     b->off = 1.005f * off + KAPPA(d) * (size + 2 * far) + SHORT;
     b->base = 2 * KAPPA(d) * height + 1e-28f;
@@ -50,7 +54,7 @@ static void extent(const real *panel, const real *h, const real *mean, long d, r
 }
 
 typedef struct {
-    vector alpha[VECTORS], away[VECTORS], size[VECTORS]; /* alpha: the unit of x^ */
+    vector alpha[VECTORS], away[VECTORS], size[VECTORS]; /* alpha: the unit of x^, of integers */
     vector low[MOST_COARSE * VECTORS];                   /* the k largest lower bounds, decreasing */
     int32_t held[LANES], group[MANY][LANES];             /* groups in question, in increasing order */
     real upper[MANY][LANES];
@@ -63,6 +67,15 @@ static void open_question(Question *q, long k) {
     for (long r = 0; r < k * VECTORS; r++) q->low[r] = SPREAD(-__builtin_inff());
     memset(q->held, 0, sizeof q->held);
     q->lost = !(_mm512_reduce_add_ps((__m512)sum) < LONG);
+}
+
+/* The largest of the scores of a group. */
+INLINE vector foremost(vector s[GROUP]) {
+#pragma GCC unroll 4
+    for (int rest = GROUP / 2; rest; rest /= 2)
+#pragma GCC unroll 4
+        for (int t = 0; t < rest; t++) s[t] = MAX(s[t + rest], s[t]);
+    return s[0];
 }
 
 /* Drop what is out of question by now. */

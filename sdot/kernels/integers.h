@@ -12,7 +12,7 @@ static long integer_pairs(long d) { return (d + 1) / 2; }
 /* A panel of GROUP targets -> pairs of coordinates q, and the group's bound. Returns whether that is no number. */
 static int integers_of_targets(const real *panel, const real *h, const real *mean, long d, int32_t *pairs, Bound *b) {
     octet offs = {0};
-    real size, far, off = 0, height;
+    real size, far, height;
     extent(panel, h, mean, d, &size, &far, &height);
     real scale = far > SHORT ? LENGTH / far : 0;
     b->beta = far > SHORT ? far / LENGTH : 0;
@@ -22,8 +22,7 @@ static int integers_of_targets(const real *panel, const real *h, const real *mea
         *out = c % 2 ? *out | whole << 16 : whole & 0xffff;
         offs += (z - q * b->beta) * (z - q * b->beta);
     }
-    for (long t = 0; t < GROUP; t++) off = offs[t] > off ? offs[t] : off;
-    return bound(b, size, far, __builtin_sqrtf(off), height, d);
+    return bound(b, size, far, offs, 0, height, d);
 }
 
 /* A panel of LANES samples -> pairs of coordinates p, and a question's sizes. */
@@ -71,11 +70,7 @@ static void integer_tops(const int32_t *x, const int32_t *y, const real *h, cons
             vector scale = q->alpha[v] * bounds[g].beta;
 #pragma GCC unroll 8
             for (int t = 0; t < GROUP; t++) score[t] = (vector)_mm512_cvtepi32_ps((__m512i)s[t][v]) * scale + h[g * GROUP + t];
-#pragma GCC unroll 4
-            for (int rest = GROUP / 2; rest; rest /= 2)
-#pragma GCC unroll 4
-                for (int t = 0; t < rest; t++) score[t] = MAX(score[t + rest], score[t]);
-            top[v] = score[0];
+            top[v] = foremost(score);
         }
     }
 }

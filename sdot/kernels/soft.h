@@ -159,8 +159,7 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
         pack(x + i0 * d, count, d, GROUP, scale, samples);
         for (long t = 0; t < filled; t++) best[t] = -__builtin_inf(), sum[t] = 0;
         for (long c = 0; average && c < filled * d; c++) sums[c] = SPREAD(0);
-        for (long again = 0; again < 2; again++) {
-            if (again && !mass && !average) break;
+        for (long again = 0; again < (mass || average ? 2 : 1); again++)
             for (long j = 0, size; j < length; j += step) {
                 size = length - j < step ? length - j : step;
                 for (long b = 0; b < filled; b += rows) {
@@ -179,7 +178,6 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
                     if (again && average) add_points(s, some, size, near, y + j * d, d, sums + b * d);
                 }
             }
-        }
         for (long t = 0; top && t < count; t++) top[i0 + t] = best[t], total[i0 + t] = sum[t];
         for (long t = 0; average && t < count; t++)
             for (long c = 0; c < d; c++) {

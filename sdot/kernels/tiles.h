@@ -46,7 +46,7 @@ INLINE void lay(uint16_t *row, long at, const uint16_t *numbers, long count) {
 static int tiles_of_targets(const real *panel, const real *h, const real *mean, long d, long g, int32_t *tiled, Bound *b) {
     uint16_t *row = (uint16_t *)(tiled + g / 2 * DEEP * tile_pairs(d)) + g % 2 * GROUP * 32;
     octet offs = {0};
-    real size, far, off = 0, height;
+    real size, far, height;
     extent(panel, h, mean, d, &size, &far, &height);
     for (long c0 = 0; c0 < d; c0 += 16) {
         long count = d - c0 < 16 ? d - c0 : 16;
@@ -65,9 +65,7 @@ static int tiles_of_targets(const real *panel, const real *h, const real *mean, 
         for (long part = 0; part < 3; part++)
             for (long t = 0; t < GROUP; t++) lay(row + t * 32, part * d + c0, (const uint16_t *)runs[part == 1][t], count);
     }
-    for (long t = 0; t < GROUP; t++) off = offs[t] > off ? offs[t] : off;
-    b->beta = 1;
-    return bound(b, size, far, __builtin_sqrtf(off) + 3 * KAPPA(d) * far, height, d);
+    return bound(b, size, far, offs, 3 * KAPPA(d) * far, height, d);
 }
 
 /* A panel of LANES samples -> pairs of coordinates, and a question's sizes. */
@@ -115,11 +113,7 @@ static void tile_tops(const int32_t *x, const int32_t *y, const real *h, long g0
             for (long v = 0; v < VECTORS; v++) {
                 vector s[GROUP];
                 for (long t = 0; t < GROUP; t++) s[t] = score[(i - g) * GROUP + t][v] + h[i * GROUP + t];
-#pragma GCC unroll 4
-                for (int rest = GROUP / 2; rest; rest /= 2)
-#pragma GCC unroll 4
-                    for (int t = 0; t < rest; t++) s[t] = MAX(s[t + rest], s[t]);
-                top[(i - g0) * VECTORS + v] = s[0];
+                top[(i - g0) * VECTORS + v] = foremost(s);
             }
     }
 }
