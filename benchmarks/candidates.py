@@ -29,14 +29,14 @@ def measure(n: int = 256, m: int = 20_000) -> Iterator[dict[str, Any]]:
     g = torch.Generator().manual_seed(0)
     for d in (2, 3, 5, 8, 12, 16, 32, 64, 128, 256):
         x, y = torch.randn(n, d, generator=g).to(DEVICE), torch.randn(m, d, generator=g).to(DEVICE)
-        targets = search.Targets.prepare(y, -0.5 * y.square().sum(1))
+        targets = search.Targets.prepare(y)
         for k in (1, 2, 8):
-            found = search.Candidates.find(x, targets, k)
-            count = found.start.diff().double()
+            heights = search.Heights.prepare(-0.5 * y.square().sum(1), targets, k)
+            count = search.Candidates.find(x, targets, heights, k).start.diff().double()
             yield {
-                "d": d, "m": m, "k": k, "first_pass": targets.parts, "tile": targets.tile, "tiles": targets.tiles,
+                "d": d, "m": m, "k": k, "first_pass": search.form(d, "hhl"), "tile": search.tile_size(), "tiles": targets.tiles,
                 "candidates_per_row": round(float(count.mean()), 3), "most": int(count.max()),
-                "share_of_scores": round(float(count.mean()) * targets.tile / m, 5),
+                "share_of_scores": round(float(count.mean()) * search.tile_size() / m, 5),
             }  # fmt: skip
 
 

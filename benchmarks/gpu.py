@@ -1,6 +1,7 @@
 """Time the backends on a GPU, and the solver with them. Every timed answer is checked against float64 in the same row.
 
 python -m benchmarks.gpu --seconds 300 --out benchmarks/results/gpu
+python -m benchmarks.gpu --warm triton    (only compiles, so that several processes can, beforehand)
 python -m benchmarks.gpu --dry-run        (toy sizes; on a CPU with TRITON_INTERPRET=1)
 
 Times are medians between device events, after a warm-up that compiles, over inputs that take turns and exceed the cache.
@@ -9,12 +10,12 @@ Times are medians between device events, after a warm-up that compiles, over inp
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,13 @@ from torch import Tensor
 import sdot
 from benchmarks import record
 from benchmarks.gpu_methods import Topk, methods, ours
-from benchmarks.problems import PROBLEMS
+from benchmarks.problems import make
 from sdot import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CACHE = 2**28  # bytes; several times any cache
+STAGES = {"topk": 0.45, "soft": 0.1, "shapes": 0.15, "solve": 0.3}  # and the share of the time that each may take
+LEFT_OUT = set[str]()  # methods
 CHECKED = 256  # rows of every answer that are compared with float64
 
 
@@ -49,10 +52,10 @@ def cases(dry: bool) -> Iterator[Case]:
     n, m = 1_000_000, 100_000
     yield from (Case(n, m, d) for d in (64, 128, 2, 3, 16, 8, 32, 256))
     yield from (
-        Case(262_144, m, d, k) for k, m, d in itertools.product((1, 2, 8), (1_000, 10_000, 65_536), (2, 3, 8, 16, 64, 128))
+        Case(262_144, m, d, k) for k, m, d in itertools.product((1, 2, 8), (1_000, 10_000, 65_536), (2, 3, 8, 16, 32, 64, 128))
     )
     yield from (Case(1024, m, d, 2) for m, d in itertools.product((10_000, 1_000_000), (3, 64)))
-    yield from (Case(65_536, 65_536, d, 1, torch.float64) for d in (3, 64))
+    yield from (Case(65_536, 65_536, d, k, torch.float64) for d, k in ((2, 1), (3, 1), (3, 8), (64, 1)))
     yield from (Case(65_536, 65_536, 512, k) for k in (1, 2))
 
 
@@ -60,20 +63,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300.0, help="budget of the whole run (%(default)s)")
     parser.add_argument("--out", type=Path, default=record.RESULTS / "gpu")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages (all)")
+    parser.add_argument("--warm", metavar="METHOD", help="run a method once on every case that it is timed on, and time nothing")
+    parser.add_argument("--without", nargs="*", default=[], metavar="METHOD", help="methods that are left out")
     parser.add_argument("--dry-run", action="store_true")
     settings = parser.parse_args()
     end, dry = time.monotonic() + settings.seconds, settings.dry_run
+    LEFT_OUT.update(settings.without)
+    if settings.warm:
+        warm(settings.warm, dry, end)
+        return
     settings.out.mkdir(parents=True, exist_ok=True)
     ceilings = measure_ceilings(256 if dry else 8192)
-    stages = (  # name, rows, share of the time that must be left
-        ("topk", (row for case in cases(dry) for row in topk_rows(case)), 0.45),
-        ("soft", soft_rows(dry), 0.35),
-        ("shapes", shape_rows(dry), 0.25),
-        ("solve", solver_rows(dry), 0.0),
-    )
-    for name, rows, keep in stages:
-        kept = []
-        for row in rows:
+    rows = {
+        "topk": lambda: (row for case in cases(dry) for row in topk_rows(case)),
+        "soft": lambda: soft_rows(dry),
+        "shapes": lambda: shape_rows(dry),
+        "solve": lambda: solver_rows(dry),
+    }
+    start, left = time.monotonic(), sum(STAGES[name] for name in settings.only)
+    for name in settings.only:
+        kept, stop = [], time.monotonic() + STAGES[name] / left * (end - time.monotonic())
+        left -= STAGES[name]
+        for row in rows[name]():
             kept.append(row)
             print(
                 " ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
@@ -81,9 +93,23 @@ def main() -> None:
             )
             text = json.dumps({**record.environment(), "ceilings": ceilings, "rows": kept}, indent=1)
             (settings.out / f"{name}{'-dry-run' if dry else ''}.json").write_text(text + "\n")
-            if time.monotonic() > end - keep * settings.seconds:
+            if time.monotonic() > stop:
                 print(f"{name}: the time is up")
                 break
+        print(f"{name}: done after {time.monotonic() - start:.0f} s", flush=True)
+
+
+def warm(name: str, dry: bool, end: float) -> None:
+    """Compile all that the timings of a method need: what it compiles is kept on disk."""
+    for case in cases(dry):
+        if worth_timing(name, case) and time.monotonic() < end:
+            x, y, h = problem(case, copies=1)
+            with contextlib.suppress(Exception):  # the timings say why
+                methods()[name](x[0], y, h, case.k)
+    if name == "triton":
+        for _ in itertools.chain(soft_rows(dry, [name]), shape_rows(dry)):
+            if time.monotonic() > end:
+                return
 
 
 def measure_ceilings(size: int) -> dict[str, float]:
@@ -130,12 +156,12 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def problem(case: Case) -> tuple[list[Tensor], Tensor, Tensor]:
+def problem(case: Case, copies: int = 64) -> tuple[list[Tensor], Tensor, Tensor]:
     """Several batches of Gaussian samples, and targets whose cells all matter."""
     g = torch.Generator(DEVICE).manual_seed(0)
     draw = {"generator": g, "device": DEVICE, "dtype": case.dtype}
     y = torch.randn(case.m, case.d, **draw)
-    copies = min(64, max(2, -(-CACHE // (case.n * case.d * y.element_size()))))
+    copies = min(copies, max(2, -(-CACHE // (case.n * case.d * y.element_size()))))
     return [torch.randn(case.n, case.d, **draw) for _ in range(copies)], y, -0.5 * y.square().sum(1)
 
 
@@ -146,7 +172,7 @@ def topk_rows(case: Case, candidates: dict[str, Topk] | None = None) -> Iterator
             continue
         row = {"method": name, **case._asdict(), "dtype": str(case.dtype).removeprefix("torch.")}
         try:
-            ms = milliseconds(f, [(x, y, h, case.k) for x in xs], 0.3)
+            ms = milliseconds(f, [(x, y, h, case.k) for x in xs], 0.3 if case.n >= 1_000_000 else 0.1)
             yield {**row, "ms": ms, "scores_per_s": case.n * case.m / ms * 1e3, **check(f, xs[0], y, h, case.k)}
         except Exception as error:  # a method that cannot run is a row that says why
             yield {**row, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
@@ -154,12 +180,16 @@ def topk_rows(case: Case, candidates: dict[str, Topk] | None = None) -> Iterator
 
 def worth_timing(name: str, case: Case) -> bool:
     """Slow methods only where they set the bar, compiled ones only where there is something to compile for."""
+    if name in LEFT_OUT:
+        return False
     large, bar = case.n >= 1_000_000, case.d in (3, 20, 64, 128)
     if case.dtype == torch.float64:
-        return name in ("blocked", "keops")
-    if "TF32" in name or "compiled" in name:
-        return bar and (large or case.n < 1000)
-    return name == "triton" or bar or not large
+        return name in ("triton", "blocked", "keops")
+    if "compiled" in name or "TF32" in name:
+        return large and bar and (case.d == 64 or "TF32" not in name)
+    if name == "brute force":
+        return large and bar
+    return name == "triton" or (bar if large else case.k <= 2)
 
 
 def check(f: Topk, x: Tensor, y: Tensor, h: Tensor, k: int) -> dict[str, float]:
@@ -175,11 +205,11 @@ def check(f: Topk, x: Tensor, y: Tensor, h: Tensor, k: int) -> dict[str, float]:
     }
 
 
-def soft_rows(dry: bool) -> Iterator[dict[str, Any]]:
+def soft_rows(dry: bool, names: Sequence[str] = ("triton", "blocked", "keops")) -> Iterator[dict[str, Any]]:
     """The softened masses, whose cost should be a small multiple of the assignment's."""
     for case in [Case(200, 300, 5)] if dry else [Case(262_144, 65_536, d) for d in (2, 8, 16, 64, 128)]:
         xs, y, h = problem(case)
-        for name in ("triton", "blocked", "keops"):
+        for name in (name for name in names if name not in LEFT_OUT):
             row = {"method": name, **case._asdict(), "dtype": "float32", "function": "soft_mass"}
             try:
                 ms = milliseconds(
@@ -198,26 +228,27 @@ def shape_rows(dry: bool) -> Iterator[dict[str, Any]]:
         search = import_module("sdot.kernels._triton_search")  # not public: a measurement of its insides
     except ImportError:
         return
-    usual, rows = search.matrix_shape, search.ROWS
-    for d, (block, warps, stages) in itertools.product((20,) if dry else (16, 64, 128), SHAPES[:2] if dry else SHAPES):
-        search.ROWS = block
-        search.matrix_shape = lambda columns, b=block, w=warps, s=stages: {
-            **usual(columns),
-            "BM": b,
-            "num_warps": w,
-            "STAGES": s,
-        }
+    usual, before = search.matrix_shape, (search.ROWS, search.COLUMNS, search.PER)
+    for d, (rows, columns, per, warps, stages) in itertools.product((20,) if dry else (64, 128, 16), SHAPES[:2] if dry else SHAPES):
+        search.ROWS, search.COLUMNS, search.PER = rows, columns, per
+        own = {"BM": rows, "W": columns, "PER": per, "num_warps": warps, "STAGES": stages}
+        search.matrix_shape = lambda wide, own=own: {**usual(wide), **own}
         try:
             for row in topk_rows(Case(200, 300, d) if dry else Case(262_144, 65_536, d), {"triton": ours("triton")}):
-                yield {**row, "BM": block, "num_warps": warps, "STAGES": stages}
+                yield {**row, **own}
         finally:
-            search.matrix_shape, search.ROWS = usual, rows
+            search.matrix_shape, (search.ROWS, search.COLUMNS, search.PER) = usual, before
 
 
-SHAPES = [(128, 4, 3), (128, 4, 2), (128, 4, 4), (128, 8, 3), (256, 8, 3), (256, 8, 2), (64, 4, 4)]
+SHAPES = [  # samples, targets, products a tile, warps, stages
+    *((128, 128, per, 4, 3) for per in (2, 1, 4)),
+    *((128, 128, 2, 4, stages) for stages in (2, 4)),
+    *((128, 128, 2, 8, 3), (256, 128, 2, 8, 2), (256, 128, 2, 8, 3), (128, 64, 4, 4, 3), (128, 64, 4, 4, 4), (64, 128, 2, 4, 3)),
+    *((64, 256, 1, 4, 3), (128, 256, 1, 8, 2), (128, 256, 1, 8, 3)),
+]
 
 
-@contextmanager
+@contextlib.contextmanager
 def everywhere(backend: str) -> Iterator[None]:
     """Let "auto" choose this backend, whatever the problem."""
     before = dict(kernels.BACKENDS)
@@ -229,25 +260,29 @@ def everywhere(backend: str) -> Iterator[None]:
         kernels.BACKENDS.update(before)
 
 
+SOLVED = {  # problem: tolerance, methods
+    "latent-64-50000": (0.05, ("triton", "blocked")),
+    "latent-16-20000": (0.05, ("triton", "blocked")),
+    "plane-10000": (0.05, ("blocked", "keops")),
+    "latent-64-2000": (0.01, ("triton", "blocked", "POT")),
+    "million": (0.1, ("triton",)),
+}
+
+
 def solver_rows(dry: bool) -> Iterator[dict[str, Any]]:
-    """`sdot.solve` on every problem, and POT with tensors on the same device where it is installed."""
-    for name in ["plane-1000"] if dry else PROBLEMS:
-        p = PROBLEMS[name](0)
+    """`sdot.solve` on the device, and POT with tensors on it where that is installed."""
+    for name, (tol, names) in {"plane-1000": (0.05, ("blocked", "POT"))}.items() if dry else SOLVED.items():
+        p = make(name)
         target = sdot.DiscreteMeasure(p.target.points.to(DEVICE), p.target.weights.to(DEVICE))
-        runs = {
-            b: (lambda t=target, s=p.source, b=b: by_solver(s, t, b, 3.0 if dry else 20.0))
-            for b in ("triton", "blocked", "auto")
-        }
-        for method, run in {
-            **({} if dry else runs),
-            "blocked": runs["blocked"],
-            "POT": lambda t=target, s=p.source: by_pot(s, t),
-        }.items():
-            row = {"problem": name, "m": len(target), "d": target.dim, "method": method}
+        for method in names:
+            row = {"problem": name, "m": len(target), "d": target.dim, "tol": tol, "method": method}
             try:
                 synchronize()
                 start = time.perf_counter()
-                heights, more = run()
+                if method == "POT":
+                    heights, more = by_pot(p.source, target, 2000 if dry else 5000)
+                else:
+                    heights, more = by_solver(p.source, target, tol, method, 3.0 if dry else 60.0)
                 synchronize()
                 seconds = time.perf_counter() - start
                 T = sdot.BrenierMap(target.points, heights)
@@ -257,16 +292,17 @@ def solver_rows(dry: bool) -> Iterator[dict[str, Any]]:
                 yield {**row, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
 
 
-def by_solver(source: sdot.Source, target: sdot.DiscreteMeasure, backend: str, seconds: float) -> tuple[Tensor, dict[str, Any]]:
+def by_solver(
+    source: sdot.Source, target: sdot.DiscreteMeasure, tol: float, backend: str, seconds: float
+) -> tuple[Tensor, dict[str, Any]]:
     with everywhere(backend):
         g = torch.Generator(DEVICE).manual_seed(0)
-        solution = sdot.solve(source, target, tol=0.05, max_seconds=seconds, generator=g)
-    return solution.map.heights, {"reason": solution.reason, "samples_per_target": solution.history[-1].samples / len(target)}
+        solution = sdot.solve(source, target, tol=tol, max_seconds=seconds, generator=g)
+    samples = solution.history[-1].samples / len(target)
+    return solution.map.heights, {"reason": solution.reason, "samples_per_target": samples, "solve_seconds": solution.seconds}
 
 
-def by_pot(
-    source: sdot.Source, target: sdot.DiscreteMeasure, steps: int = 2000, batch: int = 512
-) -> tuple[Tensor, dict[str, Any]]:
+def by_pot(source: sdot.Source, target: sdot.DiscreteMeasure, steps: int, batch: int = 512) -> tuple[Tensor, dict[str, Any]]:
     """POT's solver with its own settings but a batch that a GPU can use."""
     from ot.semidiscrete import solve_semidiscrete
 

@@ -27,7 +27,7 @@ from benchmarks import record
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, SHARED, BLOCKS = 65536, 227 * 1024, 32  # of a multiprocessor of compute capability 9.0
 N, M = 1_000_003, 100_000  # sizes, for what the compiler specialises on
-half, single, i32, i64 = torch.float16, torch.float32, torch.int32, torch.int64
+half, single, double, i32, i64 = torch.float16, torch.float32, torch.float64, torch.int32, torch.int64
 
 
 class Target:
@@ -62,31 +62,37 @@ def measure(capability: int = 90) -> Iterator[dict[str, Any]]:
 
 def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
     """Name, length of the sums, shape and code; imported by name because these parts of the library are not public."""
-    search, topk, soft, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
-    tiles = 8 * -(-M // (8 * search.TILE))
-    for d in (5, 8, 15, 16, 32, 64, 128, 256, 512):
-        columns = halves.width(d, len(search.parts(d, "hhl")))
-        shape = search.matrix_shape(columns)
-        code = topk.tile_max_half.warmup(half, half, single, single, N, tiles, tiles, W=search.TILE, grid=(1, 1), **shape)
-        yield "tile_max_half", columns, {"d": d, **shape}, code
-    for d in range(1, search.FLOAT_DIM + 1):
-        shape = {"BM": search.ROWS, "BN": search.SLOTS, "W": search.FLOAT_TILE, "num_warps": 4}
-        code = topk.tile_max_float.warmup(single, single, single, single, N, 100_352, 196, 196, D=d, grid=(1, 1), **shape)
-        yield "tile_max_float", d, {"d": d, **shape}, code
-    bounds, one, four = (single, single, single), {"grid": (1,), "num_warps": 1}, {"grid": (1,), "num_warps": 4}
+    search, topk, soft, pack, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
+    tiles = 8 * -(-M // (8 * search.tile_size()))
+    one, four = {"grid": (1,), "num_warps": 1}, {"grid": (1,), "num_warps": 4}
+    for d in (2, 5, 8, 15, 16, 32, 64, 128, 256, 512):
+        form = search.form(d, "hhl")
+        columns = halves.width(d, len(form))
+        shape, sample = search.matrix_shape(columns), (half, single, i32)
+        code = topk.tile_maxima.warmup(
+            *sample, half, single, i32, single, single, 0.1, N, N - 1, tiles, tiles, grid=(1, 1), **shape
+        )
+        yield "tile_maxima", columns, {"d": d, **shape}, code
+        shape = {"D": triton.next_power_of_2(d), "FORM": pack.FORMS[form], "OWN": True}
+        shape["BR"] = max(1, pack.BLOCK // shape["D"])
+        code = pack.pack_points.warmup(single, i32, half, single, i32, N, N, d, K=columns, **shape, **four)
+        yield "pack_points", 0, {"d": d, **shape}, code
     block = {"TERMS": 2, "BR": 32, "BT": search.GROUP, **one}
     for k in search.WIDTHS:
-        yield "threshold", 0, {"k": k}, topk.threshold.warmup(*bounds, single, i32, 0.1, N, tiles, tiles, KK=k, **block)
-        for tile, d in ((search.TILE, 64), (search.FLOAT_TILE, 3)):
-            points, shape = (
-                (single, single, single, i64, i32, i32, single, i32, N, M, 100_352, d),
-                {"BR": 2048 // tile, "W": tile},
-            )
-            code = topk.rescore.warmup(*points, KK=k, BD=search.features(d), **shape, **four)
-            yield "rescore", d if d < 5 else search.FEATURES, {"k": k, "d": d, **shape}, code
-        code = topk.merge.warmup(i64, single, i32, single, i64, 0, 0, N, k, KK=k, BR=128, BE=4, **four)
+        maps = (single, single, single, single, single, i32)
+        yield "threshold", 0, {"k": k}, topk.threshold.warmup(*maps, 0.1, N, tiles, tiles, KK=k, **block)
+        for d, kind in ((64, single), (3, single), (3, double), (64, double)):
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, N, M, search.tile_size() * tiles, d)
+            shape = {
+                "BR": search.RESCORED,
+                "W": search.tile_size(),
+                "BD": search.features(torch.empty(0, d, dtype=kind, device="meta")),
+            }
+            code = topk.rescore.warmup(*points, KK=k, **shape, **four)
+            yield "rescore", 0, {"k": k, "d": d, "bits": 8 * kind.itemsize, **shape}, code
+        code = topk.merge.warmup(single, i64, single, i32, single, i64, 0, 0, N, M, k, KK=k, BR=128, BE=4, **four)
         yield "merge", 0, {"k": k}, code
-    lists = (*bounds, single, i64, i32, i32, 0.1, 0, N, 0, N, tiles, tiles)
+    lists = (single, single, single, single, i64, i32, i32, 0.1, 0, N, 0, N, tiles, tiles)
     yield "list_pairs", 0, {}, topk.list_pairs.warmup(*lists, **block)
     for d in (2, 8, 16, 64, 128, 512):
         columns = halves.width(d, 3)
@@ -102,22 +108,25 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
 def smallest() -> None:
     """Compile everything for one sample, one target and one dimension: sizes that are 1 become constants of their own kind."""
     triton.runtime.driver.set_active(Target(90))
-    search, topk, soft, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
-    grid, maps, width = {"grid": (1, 1)}, (single, single, single), halves.width(1, 3)
-    topk.tile_max_half.warmup(half, half, single, single, 1, 1, 1, W=search.TILE, **search.matrix_shape(16), **grid)
-    topk.tile_max_float.warmup(single, single, single, single, 1, 512, 1, 1, D=1, BM=128, BN=32, W=512, **grid)
-    topk.threshold.warmup(*maps, single, i32, 0.1, 1, 1, 8, TERMS=1, KK=1, BR=32, BT=8, **grid)
-    topk.list_pairs.warmup(*maps, single, i64, i32, i32, 0.1, 0, 1, 0, 1, 1, 8, TERMS=1, BR=32, BT=8, **grid)
-    for features in (1, search.FEATURES):
-        points = (single, single, single, i64, i32, i32, single, i32, 1, 1, 512, 1)
-        topk.rescore.warmup(*points, KK=1, BR=16, W=128, BD=features, **grid)
-    topk.merge.warmup(i64, single, i32, single, i64, 0, 0, 1, 1, KK=1, BR=128, BE=4, **grid)
+    search, topk, soft, pack, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
+    grid, width = {"grid": (1, 1)}, halves.width(1, 3)
+    for kind in (single, double):
+        pack.pack_points.warmup(kind, i32, half, single, i32, 1, 1, 1, K=16, D=2, FORM=1, OWN=True, BR=1024, **grid)
+        for features in (1, search.FEATURES)[: 1 if kind == double else 2]:
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, 1, 1, 512, 1)
+            topk.rescore.warmup(*points, KK=1, BR=16, W=256, BD=features, **grid)
+        topk.merge.warmup(single, i64, kind, i32, kind, i64, 0, 0, 1, 1, 1, KK=1, BR=128, BE=4, **grid)
+    sample = (half, single, i32)
+    topk.tile_maxima.warmup(*sample, half, single, i32, single, single, 0.1, 1, 0, 1, 1, **search.matrix_shape(16), **grid)
+    topk.threshold.warmup(single, single, single, single, single, i32, 0.1, 1, 1, 8, TERMS=3, KK=1, BR=32, BT=8, **grid)
+    lists = (single, single, single, single, i64, i32, i32)
+    topk.list_pairs.warmup(*lists, 0.1, 0, 1, 0, 1, 1, 8, TERMS=3, BR=32, BT=8, **grid)
     points = (half, half, single, single)
     soft.log_sum_exp.warmup(*points, single, 1, 1, 1, **soft.sum_shape(width), **grid)
     soft.weighted_sum.warmup(*points, single, single, 1, 1, 1, 1, **soft.average_shape(width, 1), **grid)
 
 
-PARTS = ("_triton_search", "_triton_topk", "_triton_soft", "_halves")
+PARTS = ("_triton_search", "_triton_topk", "_triton_soft", "_triton_pack", "_halves")
 
 
 def read(compiled: Any, columns: int) -> dict[str, Any]:
@@ -151,9 +160,9 @@ def per_score(code: str, columns: int) -> dict[str, Any]:
         text = "\n".join(body)
         products = sum(math.prod(map(int, shape)) for shape in re.findall(r"HGMMA\.(\d+)x(\d+)x(\d+)", text)) / 128
         scores = (products or text.count("FFMA")) / columns if columns else 0
-        if not scores or ("HGMMA" in code and "FMNMX" not in text):  # the inner loop of a sum in parts
+        if not scores or ("HGMMA" in code and "MNMX" not in text):  # the inner loop of a sum in parts
             continue
-        count = {name: text.count(name) for name in ("FMNMX", "MUFU.EX2", "FFMA", "FADD", "MOV", "LDS", "LDG")}
+        count = {name: text.count(name) for name in ("VIMNMX3", "FMNMX", "MUFU.EX2", "FFMA", "FADD", "MOV", "LDS", "LDG")}
         return {
             "instructions_per_score": round(len(body) / scores, 2),
             "of_these": {name: round(value / scores, 2) for name, value in count.items() if value},

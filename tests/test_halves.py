@@ -1,4 +1,4 @@
-"""Packing float32 points into float16: exact scales, and a bound on what is lost that holds on points chosen to break it."""
+"""The arithmetic around points packed into float16: exact scales, widths of columns."""
 
 import pytest
 import torch
@@ -22,39 +22,23 @@ KINDS = ["plain", "huge coordinate", "rows of all sizes", "one sign", "tiny", "l
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scaling_is_exact_and_inside_float16(kind):
-    v = cloud(50, 7, kind)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scaling_is_exact_and_inside_float16(kind, dtype):
+    v = cloud(50, 7, kind).to(dtype)
     e = _halves.exponent(v)
     s = _halves.scaled(v, e)
-    assert torch.equal(s.double(), v.double() * 2.0 ** int(e))
-    assert 2**13 <= float(s.abs().max()) < 2**14 or int(e) in (-126, 90)
+    assert torch.equal(s, v.double() * 2.0 ** int(e))
+    assert 2**13 <= float(s.abs().max()) < 2**14 or int(e) == 90
 
 
 def test_a_scale_ignores_what_is_not_finite_and_spares_the_heights():
     v = torch.tensor([[1.0, torch.nan], [torch.inf, 2.0]])
     assert int(_halves.exponent(v)) == 12
     assert int(_halves.exponent(torch.zeros(3, 2))) <= 90
-    h = torch.tensor([1e30, -torch.inf])
-    assert _halves.scaled(h, _halves.height_limit(h)).abs()[0].isfinite()
+    for largest in (1e30, 1e-300, 1e300):
+        h = torch.tensor([largest, -torch.inf], dtype=torch.float64)
+        assert _halves.scaled(h, _halves.height_limit(h)).float().abs()[0].isfinite()
     assert int(_halves.height_limit(torch.zeros(3))) == 100
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("d", [1, 5, 64])
-def test_the_bound_holds_for_an_exact_sum_of_the_halves(kind, split, d):
-    x, y = cloud(60, d, kind), cloud(90, d, "plain" if kind == "tiny" else kind, seed=1)
-    a, b = _halves.exponent(x), _halves.exponent(y)
-    left, right = _halves.pack(x, a, "hhl" if split else "h"), _halves.pack(y, b, "hlh" if split else "h", rows=96)
-    product = left.values.double() @ right.values.double().T
-    exact = torch.zeros(60, 96, dtype=torch.float64)
-    exact[:, :90] = (x.double() * 2.0 ** int(a)) @ (y.double() * 2.0 ** int(b)).T
-    rows, tiles = _halves.row_bounds(left, 0.0), _halves.tile_bounds(right, 8, 12)
-    bound = (rows.double().T @ tiles.double()).repeat_interleave(8, dim=1)
-    error = (product - exact).abs()
-    assert bool((error <= bound).all())
-    if kind == "plain":  # and it is not idle
-        assert float((error / bound.clamp_min(1e-30)).max()) > 0.02
 
 
 @pytest.mark.parametrize(

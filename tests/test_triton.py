@@ -193,10 +193,23 @@ class TestTopk:
         assert torch.equal(first[0], second[0])
         assert torch.equal(first[1], second[1])
 
-    def test_no_samples_float64_and_other_k(self):
+    @pytest.mark.parametrize("d", [1, 2, 3, 8, 33])
+    @pytest.mark.parametrize("k", [1, 2, 8])
+    def test_float64_is_decided_in_float64(self, d, k):
+        x, y, h = (v.double() for v in problem(63, 600, d))
+        y[300:] = y[:300] * (1 + 1e-12 * torch.randn(300, 1, device=DEVICE, dtype=torch.float64))
+        h[300:] = h[:300]
+        for scale in (1.0, 1e-100, 1e100):
+            value, index = kernels.topk(x, y * scale, h * scale, k, backend="triton")
+            exact = kernels.topk(x, y * scale, h * scale, k, backend="reference")
+            size = scale * float(x.norm(dim=1).max() * y.norm(dim=1).max() + h.abs().max())
+            assert float((value - exact[0]).abs().max()) <= (d + 4) * 2.0**-52 * size
+            attained = torch.einsum("nd,nkd->nk", x, (y * scale)[index]) + (h * scale)[index]
+            assert float((attained - exact[0]).abs().max()) <= (d + 4) * 2.0**-52 * size
+
+    def test_no_samples_and_other_k(self):
         x, y, h = problem(40, 300, 6)
         assert kernels.topk(x[:0], y, h, 2, backend="triton")[1].shape == (0, 2)
-        check(x.double(), y.double(), h.double(), 2)
         for k in (3, 5, 9):
             check(x, y, h, k)
         check(x.T.contiguous().T, y.repeat(1, 2)[:, ::2].roll(1, 1), h, 2)  # strides
@@ -252,11 +265,48 @@ class TestSoft:
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("kind", ["plain", "huge coordinate", "rows of all sizes", "one sign", "tiny", "large"])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("d", [1, 5, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bound_holds_for_an_exact_sum_of_the_halves(kind, split, d, dtype):
+    from sdot.kernels import _halves
+    from sdot.kernels._triton_pack import pack
+
+    x, y, _ = (v.to(dtype) for v in problem(60, 90, d))
+    if kind == "huge coordinate":
+        x[:, 0], y[:, 0] = x[:, 0] * 1e4, y[:, 0] * 1e4
+    if kind == "rows of all sizes":
+        x *= 10.0 ** torch.linspace(-12, 12, 60, device=DEVICE)[:, None]
+        y *= 10.0 ** torch.linspace(-12, 12, 90, device=DEVICE)[:, None]
+    if kind == "one sign":
+        x, y = x.abs() + 1 / 3, y.abs() + 1 / 3
+    x = x * {"tiny": 1e-20, "large": 1e15}.get(kind, 1.0)
+    most = torch.tensor(80, dtype=torch.int32, device=DEVICE)
+    left = pack(x, "hhl" if split else "h", most, own=True)
+    right = pack(y, "hlh" if split else "h", _halves.exponent(y), rows=96)
+    product = left.values.double() @ right.values.double().T
+    exact = torch.zeros(60, 96, dtype=torch.float64, device=DEVICE)
+    exact[:, :90] = _halves.scaled(x, left.exponent[:, None]) @ _halves.scaled(y, right.exponent).T
+    size, lost, low = left.stats.double()
+    bound = torch.stack([lost, size + lost, low]).T @ _halves.tile_bounds(right.stats, 8, 12).double()
+    error, bound = (product - exact).abs(), bound.repeat_interleave(8, dim=1)
+    assert bool((error <= bound).all())
+    if kind == "plain":  # and it is not idle
+        assert float((error / bound.clamp_min(1e-30)).max()) > 0.02
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("d", [3, 8, 33, 200])
 @pytest.mark.parametrize("kind", ["plain", "one sign", "cancelling heights", "exact samples", "exact targets"])
 def test_the_bound_covers_the_first_pass(d, kind):
-    """Also its sums, whose truncation on a GPU is an assumption: equal signs let it pile up."""
-    from sdot.kernels import _halves, _triton_search
+    """Also its sums, whose truncation on a GPU is an assumption: equal signs let it pile up.
+
+    Each sample has a scale and a shift of its own, which the heights of hidden targets show; maxima that cannot matter may be
+    -inf.
+    """
+    from sdot.kernels import _triton_search as search
+    from sdot.kernels._triton_pack import pack
 
     x, y, h = problem(130, 600, d)
     if kind in ("one sign", "cancelling heights"):
@@ -265,16 +315,25 @@ def test_the_bound_covers_the_first_pass(d, kind):
     y = y.sign() if kind == "exact targets" else y
     if kind == "cancelling heights":
         h = -(x.mean(0) @ y.T)
-    targets = _triton_search.Targets.prepare(y, h)
-    maxima, rows, gamma = _triton_search.tile_maxima(x, targets)
-    bound = targets.bounds.double().T @ rows.double() + gamma * maxima.abs()
-    s = torch.full((130, targets.tiles * targets.tile), -torch.inf, dtype=torch.float64, device=DEVICE)
+    targets = search.Targets.prepare(y)
+    heights = search.Heights.prepare(h, targets, 1)
+    packed = pack(x, search.form(d, "hhl"), heights.limit, own=True)
+    maxima = search.first_pass(packed, targets, heights)[: targets.tiles].double()
+    size, lost, low = packed.stats.double()
+    factors = torch.stack([lost + 2 * targets.gamma * size, size + lost, low])
+    bound = (targets.bounds.double().T @ factors)[: targets.tiles] + targets.gamma * maxima.abs() + 2.0**-24
+    s = torch.full((130, targets.tiles * search.tile_size()), -torch.inf, dtype=torch.float64, device=DEVICE)
     s[:, :600] = exact_scores(x, y, h)
-    maxima, bound = maxima[: targets.tiles], bound[: targets.tiles]
-    exact = s.view(130, targets.tiles, targets.tile).amax(2).T * 2.0 ** int(
-        torch.minimum(_halves.exponent(x), targets.limit) + targets.scale
-    )
-    assert bool(((maxima - exact).abs() <= bound).all())
+    exact = s.view(130, targets.tiles, -1).amax(2).T * 2.0 ** (packed.exponent + targets.packed.exponent).double()
+    seen = maxima.isfinite()
+    assert float(heights.floor) == 0
+    assert bool(seen.any(0).all())
+    # the shift is the same for all tiles of a sample: where they agree best, it is known to within the bound
+    difference = torch.where(seen, maxima - exact, torch.nan)
+    lowest, highest = (difference - bound).nan_to_num(-torch.inf).amax(0), (difference + bound).nan_to_num(torch.inf).amin(0)
+    assert bool((lowest <= highest).all())
+    assert bool(((exact + highest) > 0).any(0).all())
+    assert bool((exact + lowest <= bound.nan_to_num(posinf=0).amax(0))[~seen].all())
 
 
 @pytest.mark.gpu

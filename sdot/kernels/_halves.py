@@ -1,4 +1,4 @@
-"""Float32 points as float16 ones: exact powers of two for the range, split parts for the precision, and what is lost.
+"""Points as float16 ones: exact powers of two for the range, split parts for the precision, and what is lost (`_triton_pack`).
 
 Everything stays on the device: no number here reaches Python.
 
@@ -26,8 +26,6 @@ for |y^| in the place of |y| and for the factor 1 / (1 - gamma).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
@@ -38,24 +36,18 @@ FLOOR = 2.0**-50  # added to norms, whose squares may have underflowed
 
 
 def exponent(v: Float[Tensor, "n d"]) -> Int32[Tensor, ""]:
-    """e such that 2^e v fits float16 well, cut to where 2^e is a float32; what is not finite does not count."""
-    return (TOP - torch.frexp(v.abs().nan_to_num(0, 0).amax()).exponent).clamp(-126, 90)
+    """e such that 2^e v fits float16 well, cut to where 2^e is a number; what is not finite does not count."""
+    return (TOP - torch.frexp(v.abs().nan_to_num(0, 0).amax()).exponent).clamp_max(90)
 
 
 def height_limit(h: Float[Tensor, " m"]) -> Int32[Tensor, ""]:
-    """The largest e for which 2^e h stays far from overflow; -inf does not count."""
-    return 100 - torch.frexp(torch.where(h.isinf(), 0, h).abs().amax()).exponent
+    """The largest e for which 2^e h stays far from overflow in float32; -inf does not count."""
+    return (100 - torch.frexp(torch.where(h.isinf(), 0, h).abs().amax()).exponent).clamp_max(1000)
 
 
-def scaled(v: Tensor, e: Int32[Tensor, ""]) -> Tensor:
-    """2^e v, exactly: in two factors, since 2^e may be outside float32."""
-    half = e // 2
-    return v * _power(half) * _power(e - half)
-
-
-def _power(e: Int32[Tensor, ""]) -> Float[Tensor, ""]:
-    """2^e for -126 <= e <= 127, put together from its bits."""
-    return ((e + 127) << 23).to(torch.int32).view(torch.float32)
+def scaled(v: Float[Tensor, "..."], e: Int32[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """2^e v in float64, put together from its bits for -1022 <= e <= 1023."""
+    return v.double() * ((e.long() + 1023) << 52).view(torch.float64)
 
 
 def width(d: int, parts: int) -> int:
@@ -69,59 +61,12 @@ def slab(columns: int) -> int:
     return columns if columns in (16, 32, 64, 128, 256) else 64
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Points as the first pass reads them, with the norms of what they were, of what was lost, and of the low parts."""
-
-    values: Float[Tensor, "p w"]
-    size: Float[Tensor, " n"]
-    lost: Float[Tensor, " n"]
-    low: Float[Tensor, " n"]
+def tile_bounds(stats: Float[Tensor, "3 p"], tile: int, tiles: int) -> Float[Tensor, "3 t"]:
+    """The factors Y, D and L of the bound: the largest |y|, |y - y^| and |low y| of each tile, zeros for tiles beyond."""
+    more = stats.new_zeros(3, tile * tiles - stats.shape[1])
+    return torch.cat([stats, more], 1).view(3, tiles, tile).amax(2)
 
 
-def pack(v: Float[Tensor, "n d"], e: Int32[Tensor, ""], parts: str, rows: int | None = None) -> Packed:
-    """Scale points by 2^e and put them into the form of a first pass.
-
-    Args:
-        v: Points.
-        e: Their scale.
-        parts: "f" for float32 as it is; "h" for one rounded float16 point; "hhl" and "hlh" for the two sides of a split
-            product, whose columns multiply to high high + high low + low high.
-        rows: Pad to so many with zeros.
-    """
-    n, d = v.shape
-    s = scaled(v, e)
-    size, zero = _norm(s), s.new_zeros(n)
-    if parts == "f":
-        values = s.new_zeros(rows or n, d)
-        values[:n] = s
-        return Packed(values, size, zero, zero)
-    high = s.half()
-    low = (s - high.float()).half()
-    values = high.new_zeros(rows or n, width(d, len(parts)))
-    for place, part in enumerate(parts):
-        values[:n, place * d : (place + 1) * d] = high if part == "h" else low
-    if parts == "h":
-        return Packed(values, size, _norm(s - high.float()), zero)
-    return Packed(values, size, _norm(s - high.float() - low.float()), _norm(low.float()))
-
-
-def row_bounds(x: Packed, gamma: float) -> Float[Tensor, "3 n"]:
-    """The factors |x - x^| + 2 gamma |x|, |x^| and |low x| of the bound."""
-    return torch.stack([x.lost + 2 * gamma * x.size, x.size + x.lost, x.low])
-
-
-def tile_bounds(y: Packed, tile: int, tiles: int) -> Float[Tensor, "3 t"]:
-    """The factors Y, D and L of the bound: the largest |y|, |y - y^| and |low y| of each tile."""
-    each = torch.stack([y.size, y.lost, y.low])
-    return torch.cat([each, each.new_zeros(3, tile * tiles - each.shape[1])], 1).view(3, tiles, tile).amax(2)
-
-
-def gamma(parts: str, columns: int) -> float:
-    """Relative error of a sum of so many products and a height; 2^-24 a step in plain float32, doubled."""
-    return MARGIN * 2**-23 * (columns + 2 if parts == "f" else 1.125 * columns + 8)
-
-
-def _norm(v: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    norm: Tensor = torch.linalg.vector_norm(v, dim=1)
-    return norm * MARGIN + FLOOR
+def gamma(columns: int) -> float:
+    """Relative error of a sum of so many products and a height with its shift."""
+    return MARGIN * 2**-23 * (1.125 * columns + 8)

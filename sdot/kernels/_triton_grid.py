@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS = 128  # samples a block
-SCRATCH = 2**27  # float32 numbers that a chunk of samples may put into memory, as tile maxima or packed points
+SCRATCH = 2**26  # float32 numbers that a chunk of samples may put into memory, as tile maxima or packed points
 CHUNK = 2**18  # most samples a chunk
 WAVE = 6  # blocks a multiprocessor in a launch: two or three run at a time, so that none waits alone at the end
 

@@ -9,115 +9,102 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from . import _halves, _triton_topk
-from ._halves import Packed, pack, scaled
+from ._halves import scaled
 from ._triton_grid import ROWS, shares
+from ._triton_pack import Packed, pack
 
-FLOAT_DIM, SPLIT_DIM = 4, 15  # plain float32 up to the first, split float16 up to the second
-TILE = 128  # targets a tile
-FLOAT_TILE, MANY = 512, 2**14  # the same in plain float32 for many targets, where rarer bookkeeping outweighs exact scores
-SLOTS = 32  # columns of a float32 tile that keep a maximum of their own
+SPLIT_DIM = 15  # split float16 up to here
+COLUMNS, PER = 128, 2  # targets of one product, and products a tile
 WIDTHS = (1, 2, 8)  # numbers of best targets that kernels are compiled for
 GROUP = 8  # tiles whose maxima a thread looks at together
-FEATURES = 16  # coordinates that exact scores take at a time
+FEATURES = 16  # coordinates that exact float32 scores take at a time
+FEW_DIM = 4  # up to here one at a time
 PAIRS = 2**22  # most candidate tiles that are scored again at once
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What depends on y and h alone, prepared once a call: both as they came, for the exact scores, and as the first pass reads
-    them. Padded to whole tiles, y with zeros and h with -inf."""
+    """What depends on y alone: as it came, for the exact scores, and as the first pass reads it; zeros up to whole tiles."""
 
     y: Float[Tensor, "f p"]
-    h: Float[Tensor, " p"]
     packed: Packed
-    scale: Int32[Tensor, ""]
-    limit: Int32[Tensor, ""]  # what the heights allow the scale of the samples to be
     bounds: Float[Tensor, "3 t"]
     m: int
-    tile: int
-    parts: str
 
     @classmethod
-    def prepare(cls, y: Float[Tensor, "m d"], h: Float[Tensor, " m"]) -> Targets:
+    def prepare(cls, y: Float[Tensor, "m d"]) -> Targets:
         m, d = y.shape
-        tile = FLOAT_TILE if d <= FLOAT_DIM and m >= MANY else TILE
-        tiles = -(-m // tile)
-        padded = y.new_zeros(-(-d // features(d)) * features(d), tile * tiles)
-        heights = h.new_full((tile * tiles,), -torch.inf)
-        padded[:d, :m], heights[:m] = y.T, h
-        scale = _halves.exponent(y)
-        form = parts(d, "hlh")
-        packed = pack(y, scale, form, tile * tiles)
-        limit, bounds = _halves.height_limit(h) - scale, _halves.tile_bounds(packed, tile, -(-tiles // GROUP) * GROUP)
-        return cls(padded, heights, packed, scale, limit, bounds, m, tile, form)
+        tiles = -(-m // tile_size())
+        size = tile_size() * tiles
+        padded = y.new_zeros(-(-d // features(y)) * features(y), size)
+        padded[:d, :m] = y.T
+        packed = pack(y, form(d, "hlh"), _halves.exponent(y), rows=size)
+        return cls(padded, packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP), m)
 
     @property
     def tiles(self) -> int:
-        return self.y.shape[1] // self.tile
+        return self.y.shape[1] // tile_size()
 
     @property
     def columns(self) -> int:
         return self.packed.values.shape[1]
 
     @property
-    def terms(self) -> int:
-        """Terms of the bound that do not vanish: nothing is lost in float32, and only a split product has low parts."""
-        return {"f": 1, "h": 2, "hlh": 3}[self.parts]
+    def gamma(self) -> float:
+        return _halves.gamma(self.columns)
 
 
-def parts(d: int, split: str) -> str:
-    """The form of the first pass in d dimensions."""
-    return "f" if d <= FLOAT_DIM else split if d <= SPLIT_DIM else "h"
+@dataclass(frozen=True)
+class Heights:
+    """Heights, and what makes all scores that matter positive.
 
+    The `width` targets with the largest heights score at least their least height - |x| (their largest |y|). With that taken
+    away and the rounding error of any tile added, the `width`-th best score is at least this error: a tile whose scores are
+    all computed as negative cannot hold it. Where fewer targets are not hidden, the last of them takes its place, and nothing
+    is known of the `width`-th.
 
-def features(d: int) -> int:
-    return 1 if d <= FLOAT_DIM else FEATURES
-
-
-def search(x: Float[Tensor, "n d"], targets: Targets, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:
-    """Write the k best targets of a chunk of samples into `value` and `index`.
-
-    One number comes back to Python: how many candidate tiles there are, which sizes the memory for their scores.
+    Attributes:
+        exact: As they came; -inf for padding.
+        first: For the first pass: scaled by 2^g, g as large as is safe.
+        limit: The largest exponent that a sample's scale may have.
+        unit: What to add to a sample's exponent for the exponent of its factor on `first`, which is never positive.
+        edge: The least of those heights scaled by 2^g, their largest |y|, and the largest factors of any tile in the bound.
+        floor: What the `width`-th best score of every sample is known to reach.
     """
-    finite = x.isfinite().all(1, keepdim=True)
-    x = torch.where(finite, x, 0).contiguous()
-    Candidates.find(x, targets, value.shape[1]).resolve(value, index)
-    value.masked_fill_(~finite, torch.nan)
-    index.clamp_max_(targets.m - 1)
+
+    exact: Float[Tensor, " p"]
+    first: Float[Tensor, " p"]
+    limit: Int32[Tensor, ""]
+    unit: Int32[Tensor, ""]
+    edge: Float[Tensor, "5"]
+    floor: Float[Tensor, ""]
+
+    @classmethod
+    def prepare(cls, h: Float[Tensor, " m"], targets: Targets, width: int) -> Heights:
+        exact = h.new_full((targets.y.shape[1],), -torch.inf)
+        exact[: targets.m] = h
+        g = _halves.height_limit(h)
+        first = scaled(exact, g).float()
+        values, places = first.topk(min(width, len(first)))
+        seen = values.isfinite().sum()
+        last = (seen - 1).clamp_min(0)
+        low, size = values[last].nan_to_num(neginf=0.0), targets.packed.stats[0][places].cummax(0).values[last]
+        edge = torch.cat([torch.stack([low, size]), targets.bounds.amax(1)])
+        floor = torch.where(seen == width, 0.0, -torch.inf)
+        return cls(exact, first, (g - targets.packed.exponent).int(), (targets.packed.exponent - g).int(), edge, floor)
 
 
-def tile_maxima(x: Float[Tensor, "n d"], targets: Targets) -> tuple[Float[Tensor, "t n"], Float[Tensor, "3 n"], float]:
-    """The first pass: the largest score of every sample in every tile, in scaled units, and what bounds its rounding."""
-    n, d = x.shape
-    scale = torch.minimum(_halves.exponent(x), targets.limit).clamp_min(-126)
-    packed, h = pack(x, scale, parts(d, "hhl")), scaled(targets.h, scale + targets.scale)
-    maxima = x.new_empty(targets.bounds.shape[1], n)
-    maxima[targets.tiles :] = -torch.inf
-    blocks = -(-n // ROWS)
-    each, programs = shares(x, blocks, targets.tiles)
-    if d <= FLOAT_DIM:
-        yt = targets.packed.values.T.contiguous()
-        _triton_topk.tile_max_float[(blocks, programs)](
-            packed.values,
-            yt,
-            h,
-            maxima,
-            n,
-            yt.shape[1],
-            targets.tiles,
-            each,
-            D=d,
-            BM=ROWS,
-            BN=SLOTS,
-            W=targets.tile,
-            num_warps=4,
-        )
-    else:
-        _triton_topk.tile_max_half[(blocks, programs)](
-            packed.values, targets.packed.values, h, maxima, n, targets.tiles, each, W=TILE, **matrix_shape(targets.columns)
-        )
-    gamma = _halves.gamma(parts(d, "hhl"), targets.columns)
-    return maxima, _halves.row_bounds(packed, gamma), gamma
+def form(d: int, split: str) -> str:
+    """The form of the points in d dimensions."""
+    return split if d <= SPLIT_DIM else "h"
+
+
+def tile_size() -> int:
+    return COLUMNS * PER
+
+
+def features(y: Float[Tensor, "m d"]) -> int:
+    return 1 if y.shape[1] <= FEW_DIM or y.dtype == torch.float64 else FEATURES
 
 
 def matrix_shape(columns: int) -> dict[str, int]:
@@ -125,39 +112,51 @@ def matrix_shape(columns: int) -> dict[str, int]:
     block multiplies while another takes maxima."""
     slab = _halves.slab(columns)
     stages, warps = 3 if slab <= 64 else 2, 4 if slab == columns <= 128 else 8
-    return {"K": columns, "BK": slab, "BM": ROWS, "STAGES": stages, "num_warps": warps}
+    return {"K": columns, "BK": slab, "BM": ROWS, "W": COLUMNS, "PER": PER, "STAGES": stages, "num_warps": warps}
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which tiles may hold one of the k best targets of each sample: `start[i + 1] - start[i]` of them, at least k or all."""
+    """Which tiles may hold one of the k best targets of each sample: `start[i + 1] - start[i]` of them.
+
+    `find` only launches. `resolve` waits for one number, how many candidates there are, which sizes the memory for their
+    scores; between the two the device has other work, if one launches it.
+    """
 
     x: Float[Tensor, "n d"]
     targets: Targets
+    heights: Heights
+    packed: Packed
     maxima: Float[Tensor, "t n"]
-    bounds: Float[Tensor, "3 n"]
-    gamma: float
     limit: Float[Tensor, " n"]
     start: Int[Tensor, " n+1"]
     width: int
+    total: Int[Tensor, ""]
+    counted: torch.cuda.Event | None
 
     @classmethod
-    def find(cls, x: Float[Tensor, "n d"], targets: Targets, k: int) -> Candidates:
-        width = next(w for w in WIDTHS if w >= k)
-        maxima, bounds, gamma = tile_maxima(x, targets)
-        n = len(x)
-        limit, count = x.new_empty(n), torch.empty(n, dtype=torch.int32, device=x.device)
+    def find(cls, x: Float[Tensor, "n d"], targets: Targets, heights: Heights, width: int) -> Candidates:
+        x, n = x.contiguous(), len(x)
+        packed = pack(x, form(x.shape[1], "hhl"), heights.limit, own=True)
+        maxima = first_pass(packed, targets, heights)
+        limit, count = x.new_empty(n, dtype=torch.float32), torch.empty(n, dtype=torch.int32, device=x.device)
         _triton_topk.threshold[(-(-n // 32),)](
-            maxima, bounds, targets.bounds, limit, count, gamma, n, targets.tiles, len(maxima),
-            TERMS=targets.terms, KK=width, BR=32, BT=GROUP, num_warps=1,
+            maxima, packed.stats, targets.bounds, heights.floor, limit, count, targets.gamma, n, targets.tiles, len(maxima),
+            TERMS=terms(x.shape[1]), KK=width, BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
         start = torch.zeros(n + 1, dtype=torch.int64, device=x.device)
         torch.cumsum(count, 0, out=start[1:])
-        return cls(x, targets, maxima, bounds, gamma, limit, start, width)
+        total = torch.empty((), dtype=torch.int64, pin_memory=x.is_cuda).copy_(start[-1], non_blocking=True)
+        counted = torch.cuda.Event() if x.is_cuda else None
+        if counted is not None:
+            counted.record()
+        return cls(x, targets, heights, packed, maxima, limit, start, width, total, counted)
 
     def resolve(self, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:
         """Score the candidates again, PAIRS at a time: hardly more than one part, except where most targets tie."""
-        spans = [(0, 0, len(self.x), int(self.start[-1]))]  # first row and its pair, last row and its pair
+        if self.counted is not None:
+            self.counted.synchronize()
+        spans = [(0, 0, len(self.x), int(self.total))]  # first row and its pair, last row and its pair
         while spans:
             first, base, last, end = spans.pop()
             if end - base > PAIRS and last - first > 1:
@@ -168,18 +167,40 @@ class Candidates:
                 self._resolve(first, last, base, end - base, value, index)
 
     def _resolve(self, first: int, last: int, base: int, pairs: int, value: Tensor, index: Tensor) -> None:
-        x, targets, width = self.x, self.targets, self.width
+        x, targets, width, stats = self.x, self.targets, self.width, self.packed.stats
         row, tile, where = (torch.empty(size, dtype=torch.int32, device=x.device) for size in (pairs, pairs, pairs * width))
         score = x.new_empty(pairs * width)
         _triton_topk.list_pairs[(-(-(last - first) // 32),)](
-            self.maxima, self.bounds, targets.bounds, self.limit, self.start, row, tile, self.gamma, base, len(x), first, last,
-            targets.tiles, len(self.maxima), TERMS=targets.terms, BR=32, BT=GROUP, num_warps=1,
+            self.maxima, stats, targets.bounds, self.limit, self.start, row, tile, targets.gamma, base, len(x), first, last,
+            targets.tiles, len(self.maxima), TERMS=terms(x.shape[1]), BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
-        block = 2048 // targets.tile  # pairs: larger blocks spill registers
-        _triton_topk.rescore[(-(-pairs // block),)](
-            x, targets.y, targets.h, tile.argsort(), row, tile, score, where, pairs, targets.m, targets.y.shape[1], x.shape[1],
-            KK=width, BR=block, W=targets.tile, BD=features(x.shape[1]), num_warps=4,
+        _triton_topk.rescore[(-(-pairs // RESCORED),)](
+            x, targets.y, self.heights.exact, tile.argsort(), row, tile, score, where, pairs, targets.m, targets.y.shape[1],
+            x.shape[1], KK=width, BR=RESCORED, W=tile_size(), BD=features(x), num_warps=4,
         )  # fmt: skip
         _triton_topk.merge[(-(-(last - first) // 128),)](
-            self.start, score, where, value, index, base, first, last, value.shape[1], KK=width, BR=128, BE=4, num_warps=4
-        )
+            stats, self.start, score, where, value, index, base, first, last, targets.m, value.shape[1],
+            KK=width, BR=128, BE=4, num_warps=4,
+        )  # fmt: skip
+
+
+RESCORED = 16  # pairs a program: larger blocks spill registers
+
+
+def terms(d: int) -> int:
+    """Terms of the bound that do not vanish: only a split product has low parts."""
+    return 3 if d <= SPLIT_DIM else 2
+
+
+def first_pass(packed: Packed, targets: Targets, heights: Heights) -> Float[Tensor, "t n"]:
+    """The largest score of every sample in every tile, in the sample's own scale and plus its shift; -inf beyond the tiles."""
+    n = len(packed.values)
+    maxima = packed.stats.new_empty(targets.bounds.shape[1], n)
+    maxima[targets.tiles :] = -torch.inf
+    blocks = -(-n // ROWS)
+    each, programs = shares(packed.values, blocks, targets.tiles)
+    _triton_topk.tile_maxima[(blocks, programs)](
+        packed.values, packed.stats, packed.exponent, targets.packed.values, heights.first, heights.unit, heights.edge, maxima,
+        targets.gamma, n, n - 1, targets.tiles, each, **matrix_shape(targets.columns),
+    )  # fmt: skip
+    return maxima

@@ -1,7 +1,7 @@
 """The softened reductions: a running log-sum-exp, and averages under the softmax.
 
 Scores come out of a split float16 product (`_halves`: high high + high low + low high, side by side along K, float32 sums) in
-units of log 2: SCALE <x, y> + H with H = height log2(e) / eps. Padded targets have height -inf.
+units of log 2: SCALE_i <x_i, y> + H with H = height log2(e) / eps. Padded targets have height -inf.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from . import _halves
 from ._triton_grid import ROWS, shares
+from ._triton_pack import pack
 
 NEG_INF = tl.constexpr(float("-inf"))
 TILE = 64  # targets a tile
+LARGEST_SCALE = 90  # exponent
 
 
 @triton.jit
@@ -50,7 +52,7 @@ def log_sum_exp(
     first = share * per_program
     count = tl.minimum(per_program, tiles - first)
     column = first.to(tl.int64) * W + tl.arange(0, W)
-    scale = tl.load(SCALE)
+    scale = tl.load(SCALE + row)[:, None]
     top, total = tl.full([BM], NEG_INF, tl.float32), tl.zeros([BM], tl.float32)
     if K == BK:
         x = tl.load(X + row[:, None] * K + tl.arange(0, K)[None, :])
@@ -87,7 +89,7 @@ def weighted_sum(
     column = first.to(tl.int64) * W + tl.arange(0, W)
     coordinate = tl.program_id(2) * BD + tl.arange(0, BD)
     inside = coordinate < d
-    scale, total = tl.load(SCALE), tl.load(TOTAL + row)
+    scale, total = tl.load(SCALE + row)[:, None], tl.load(TOTAL + row)
     out = tl.zeros([BM, BD], tl.float32)
     for _ in range(count):
         p = tl.exp2(_scores(X, Y, H, scale, row, column, K, BK, BM, W, STAGES) - total[:, None])
@@ -117,18 +119,19 @@ def average_shape(columns: int, d: int) -> dict[str, int]:
 
 
 class _Scores:
-    """The arguments that the kernels share: packed points, heights and the scale that take products to units of log 2."""
+    """The arguments that the kernels share: packed points, heights and the scales that take products to units of log 2."""
 
     def __init__(self, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> None:
         n, m = len(x), len(y)
         self.tiles = -(-m // TILE)
-        x_scale, self.y_scale = _halves.exponent(x), _halves.exponent(y)
-        self.x = _halves.pack(x, x_scale, "hhl").values
-        self.y = _halves.pack(y, self.y_scale, "hlh", self.tiles * TILE).values
+        self.y_scale = _halves.exponent(y)
+        packed = pack(x, "hhl", torch.full_like(self.y_scale, LARGEST_SCALE), own=True)
+        self.x = packed.values
+        self.y = pack(y, "hlh", self.y_scale, rows=self.tiles * TILE).values
         unit = h.new_full((1,), math.log2(math.e) / eps)
         self.h = h.new_full((self.tiles * TILE,), -torch.inf)
         self.h[:m] = h * unit
-        self.scale = _halves.scaled(unit, -(x_scale + self.y_scale))
+        self.scale = _halves.scaled(unit, -(packed.exponent + self.y_scale)).float()
         self.n, self.columns = n, self.x.shape[1]
         self.blocks = -(-n // ROWS)
         self.each, self.programs = shares(x, self.blocks, self.tiles)
@@ -153,4 +156,4 @@ def average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, "
     weighted_sum[(s.blocks, s.programs, -(-d // shape["BD"]))](
         s.x, s.y, s.h, s.scale, s.log2_sum(), out, n, d, s.tiles, s.each, **shape
     )
-    return _halves.scaled(out.sum(0), -s.y_scale)
+    return _halves.scaled(out.sum(0), -s.y_scale).float()

@@ -1,13 +1,13 @@
 """The Triton kernels of `triton.topk`: tile maxima, candidate tiles, exact scores, selection.
 
-A tile is a run of W consecutive targets. `T[t, i]` is the largest score of sample i in tile t, as the first kernel computed
-it. How far it can be from the true maximum is bounded by
+A tile is a run of consecutive targets. `T[t, i]` is the largest score of sample i in tile t, as the first kernel computed it, in
+the sample's own scale and plus its own shift. How far it can be from the true maximum is bounded by
 
     b = A_i Y_t + B_i D_t + C_i L_t + gamma |T[t, i]|
 
-with three numbers a sample (ROW, shape (3, n)) and three a tile (TILE, shape (3, tiles)); `_halves` derives them. Only tiles
-whose upper bound T + b reaches the k-th best lower bound T - b can hold one of the k best targets, and only those are scored
-again, in float32. Padded targets have height -inf. Offsets that grow with n m or n d are 64-bit.
+with three numbers a sample (made from STATS, shape (3, n)) and three a tile (TILE, shape (3, tiles)); `_halves` derives them.
+Only tiles whose upper bound T + b reaches the k-th best lower bound T - b can hold one of the k best targets, and only those are
+scored again, in the precision of the points. Padded targets have height -inf. Offsets that grow with n m or n d are 64-bit.
 
 Decorators: `no_type_check` keeps shape checkers away from functions that are never run by Python.
 """
@@ -19,75 +19,78 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ._triton_pack import power
+
 NEG_INF = tl.constexpr(float("-inf"))
 NOWHERE = tl.constexpr(2**31 - 1)  # larger than every index
-TINY = tl.constexpr(2.0**-100)  # above what underflow can hide in scaled units
+TINY = tl.constexpr(2.0**-24)  # above what underflow can hide in scaled units, where coordinates reach 2^13
 LOWEST = tl.constexpr(-1e38)  # in the place of -inf, where infinity would make NaN
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "last"])
 @no_type_check
-def tile_max_half(
-    X, Y, H, T, n, tiles, per_program,
-    K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, W: tl.constexpr, STAGES: tl.constexpr,
+def tile_maxima(
+    X, STATS, EXPONENT, Y, H, UNIT, EDGE, T, gamma, n, last, tiles, per_program,
+    K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, W: tl.constexpr, PER: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Tile maxima by the matrix units: X (n, K) and Y (tiles W, K) in float16, sums in float32 that start at the heights.
+    """Tile maxima by the matrix units: X (n, K) and Y (., K) in float16, sums in float32 that start at height + shift.
 
-    Only the maximum is taken of each score; everything else happens once a tile. The second grid axis splits the tiles.
+    Only the maximum is taken of each score; all else happens once for W of them, and once for the PER W of a tile. The second
+    grid axis splits the tiles. The shift makes all scores that matter positive (`_triton_search.Heights`): positive floats are in
+    order as whole numbers, and of these the units take the maximum of three in one instruction. A tile without a positive score
+    gets -inf.
     """
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     live = rows < n
-    row = tl.minimum(rows, n - 1).to(tl.int64)
+    row = tl.minimum(rows, last).to(tl.int64)
+    scale, shift = _scale_and_shift(STATS, EXPONENT, UNIT, EDGE, row, n, gamma)
     first = tl.program_id(1) * per_program
-    count = tl.minimum(per_program, tiles - first)
-    column = first.to(tl.int64) * W + tl.arange(0, W)
+    count = tl.minimum(per_program, tiles - first) * PER
+    column = first.to(tl.int64) * (PER * W) + tl.arange(0, W)
     feature = tl.arange(0, BK)
     x_at = X + row[:, None] * K + feature[None, :]
     y_at = Y + column[None, :] * K + feature[:, None]
     h_at = H + column
     out = T + first.to(tl.int64) * n + row
+    top = tl.full([BM], -1, tl.int32)
     if K == BK:
         x = tl.load(x_at)
-    for _ in tl.range(0, count, num_stages=STAGES if K == BK else 1):
-        acc = tl.zeros([BM, W], tl.float32) + tl.load(h_at)[None, :]
+    for turn in tl.range(0, count, num_stages=STAGES if K == BK else 1):
+        acc = tl.load(h_at)[None, :] * scale[:, None] + shift[:, None]
         if K == BK:
             acc = tl.dot(x, tl.load(y_at), acc)
         else:
             for k in tl.range(0, K, BK, num_stages=STAGES):
                 acc = tl.dot(tl.load(x_at + k), tl.load(y_at + k), acc)
-        tl.store(out, tl.max(acc, axis=1), mask=live)
+        top = tl.maximum(top, tl.max(acc.to(tl.int32, bitcast=True), axis=1))
+        whole = turn % PER == PER - 1
+        tl.store(out, tl.where(top < 0, NEG_INF, top.to(tl.float32, bitcast=True)), mask=live & whole)
+        top = tl.where(whole, -1, top)
         y_at += W * K
         h_at += W
-        out += n
+        out += tl.where(whole, n, 0)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit
 @no_type_check
-def tile_max_float(
-    X, YT, H, T, n, m_padded, tiles, per_program, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, W: tl.constexpr
-):
-    """Tile maxima by ordinary float32 arithmetic, for few dimensions: X (n, D), YT (D, m_padded).
+def _scale_and_shift(STATS, EXPONENT, UNIT, EDGE, row, n, gamma):
+    """What the heights H of each sample are multiplied with, and what is added to its scores (`_triton_search.Heights`)."""
+    a, b, c = _factors(STATS, row, n, gamma)
+    scale = power(tl.load(EXPONENT + row) + tl.load(UNIT), False)
+    low = tl.load(EDGE) * scale
+    slack = a * tl.load(EDGE + 2) + b * tl.load(EDGE + 3) + c * tl.load(EDGE + 4) + gamma * tl.abs(low) + TINY
+    return scale, 1.01 * (tl.load(EDGE + 1) * b + slack) - low
 
-    W / BN columns share a slot whose maximum is kept element by element, and the slots meet once a tile.
-    """
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    live = rows < n
-    row = tl.minimum(rows, n - 1).to(tl.int64)
-    first = tl.program_id(1) * per_program
-    last = tl.minimum(first + per_program, tiles)
-    out = T + first.to(tl.int64) * n + row
-    for t in range(first, last):
-        slot = tl.full([BM, BN], NEG_INF, tl.float32)
-        for u in range(W // BN):
-            column = t * W + u * BN + tl.arange(0, BN)
-            acc = tl.zeros([BM, BN], tl.float32) + tl.load(H + column)[None, :]
-            for k in tl.static_range(D):
-                x = tl.load(X + row * D + k)  # the same in every turn: the compiler lifts it out
-                y = tl.load(YT + k * m_padded.to(tl.int64) + column)
-                acc = x[:, None] * y[None, :] + acc
-            slot = tl.maximum(slot, acc)
-        tl.store(out, tl.max(slot, axis=1), mask=live)
-        out += n
+
+@triton.jit
+@no_type_check
+def _factors(STATS, row, n, gamma):
+    """A, B and C of samples; those of samples that are not finite, whose norm is NaN, are of no account."""
+    step = n.to(tl.int64)
+    size = tl.load(STATS + row)
+    size = tl.where(size == size, size, 0.0)
+    lost, low = tl.load(STATS + step + row), tl.load(STATS + 2 * step + row)
+    return lost + 2 * gamma * size, size + lost, low
 
 
 @triton.jit
@@ -103,22 +106,13 @@ def _bound(value, a, b, c, tile_at, padded, gamma, TERMS: tl.constexpr):
     return bound
 
 
-@triton.jit
-@no_type_check
-def _row_terms(ROW, rows, live, step):
-    a = tl.load(ROW + rows, mask=live, other=0.0)
-    b = tl.load(ROW + step + rows, mask=live, other=0.0)
-    c = tl.load(ROW + 2 * step + rows, mask=live, other=0.0)
-    return a, b, c
-
-
 @triton.jit(do_not_specialize=["n"])
 @no_type_check
 def threshold(
-    T, ROW, TILE, LIMIT, COUNT, gamma, n, tiles, padded,
+    T, STATS, TILE, FLOOR, LIMIT, COUNT, gamma, n, tiles, padded,
     TERMS: tl.constexpr, KK: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """LIMIT: the KK-th best lower bound of each row. COUNT: how many tiles may reach it.
+    """LIMIT: the KK-th best lower bound of each row, and at least FLOOR. COUNT: how many tiles may reach it.
 
     The tiles are padded to a multiple of BT with maxima of -inf.
     Meant for one warp and 32 rows: then each thread has a row of its own, and no thread waits for another.
@@ -126,9 +120,9 @@ def threshold(
     rows = tl.program_id(0) * BR + tl.arange(0, BR)
     live, step = rows < n, n.to(tl.int64)
     t, slots = tl.arange(0, BT), tl.arange(0, KK)
-    a, b, c = _row_terms(ROW, rows, live, step)
+    a, b, c = _factors(STATS, tl.minimum(rows, n - 1), n, gamma)
     at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
-    best = tl.full([KK, BR], NEG_INF, tl.float32)
+    best = tl.zeros([KK, BR], tl.float32) + tl.load(FLOOR)
     for _ in range(0, padded, BT):
         value = tl.load(at, mask=live[None, :], other=0.0)
         low = value - _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
@@ -160,13 +154,13 @@ def threshold(
 @triton.jit(do_not_specialize=["n", "base", "first", "last"])
 @no_type_check
 def list_pairs(
-    T, ROW, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
+    T, STATS, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
     TERMS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile."""
     rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
     live, step, t = rows < last, n.to(tl.int64), tl.arange(0, BT)
-    a, b, c = _row_terms(ROW, rows, live, step)
+    a, b, c = _factors(STATS, tl.minimum(rows, n - 1), n, gamma)
     limit, place = tl.load(LIMIT + rows, mask=live, other=0.0), tl.load(START + rows, mask=live, other=0) - base
     at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
     for _ in range(0, padded, BT):
@@ -202,8 +196,8 @@ def rescore(
     X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, m_padded, d,
     KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The KK best targets of every pair, scored in float32 from the points as they came: X (n, d), YT (d, m_padded), with
-    rows of zeros up to a multiple of BD.
+    """The KK best targets of every pair, scored from the points as they came: X (n, d), YT (d, m_padded), with rows of zeros
+    up to a multiple of BD.
 
     ORDER sorts the pairs by tile, so that neighbours share the targets they read.
     """
@@ -216,7 +210,7 @@ def rescore(
     last = tl.max(tile, axis=0)
     while t <= last:
         column = t * W + tl.arange(0, W)
-        acc = tl.zeros([BR, W], tl.float32)
+        acc = tl.zeros([BR, W], H.dtype.element_ty)
         if BD == 1:
             y_at = YT + column.to(tl.int64)
             for k in range(d):
@@ -232,7 +226,7 @@ def rescore(
         acc += tl.load(H + column)[None, :]
         acc = tl.where(acc == acc, acc, NEG_INF)  # NaN (overflow on both sides) never wins
         column2 = tl.zeros([BR, W], tl.int32) + tl.where(column < m, column, NOWHERE)[None, :]
-        limit, after = tl.full([BR], float("inf"), tl.float32), tl.full([BR], -1, tl.int32)
+        limit, after = tl.full([BR], float("inf"), H.dtype.element_ty), tl.full([BR], -1, tl.int32)
         for q in tl.static_range(KK):
             limit, after = _pick(acc, column2, limit, after)
             tl.store(VALUE + pair * KK + q, limit, mask=live & (tile == t))
@@ -242,16 +236,22 @@ def rescore(
 
 @triton.jit(do_not_specialize=["base", "first", "last"])
 @no_type_check
-def merge(START, VALUE, INDEX, OUT, WHERE, base, first, last, k, KK: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr):
-    """OUT, WHERE (rows, k): the k best of each row's entries, from KK START[i] to KK START[i + 1], both less KK base."""
+def merge(STATS, START, VALUE, INDEX, OUT, WHERE, base, first, last, m, k, KK: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr):
+    """OUT, WHERE (rows, k): the k best of each row's entries, from KK START[i] to KK START[i + 1], both less KK base.
+
+    Samples that are not finite get the value NaN.
+    """
     rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
     live = rows < last
     begin = (tl.load(START + rows, mask=live, other=0) - base) * KK
     end = (tl.load(START + rows + 1, mask=live, other=0) - base) * KK
+    size = tl.load(STATS + rows, mask=live, other=0.0)
+    broken = size != size
     longest = tl.max(tl.where(live, end - begin, 0), axis=0)
-    limit, after = tl.full([BR], float("inf"), tl.float32), tl.full([BR], -1, tl.int32)
+    KIND: tl.constexpr = VALUE.dtype.element_ty
+    limit, after = tl.full([BR], float("inf"), KIND), tl.full([BR], -1, tl.int32)
     for q in range(k):
-        best, where = tl.full([BR], NEG_INF, tl.float32), tl.full([BR], NOWHERE, tl.int32)
+        best, where = tl.full([BR], NEG_INF, KIND), tl.full([BR], NOWHERE, tl.int32)
         for e in range(0, longest, BE):
             at = begin[:, None] + e + tl.arange(0, BE)[None, :]
             inside = (at < end[:, None]) & live[:, None]
@@ -260,6 +260,6 @@ def merge(START, VALUE, INDEX, OUT, WHERE, base, first, last, k, KK: tl.constexp
             value, index = _pick(score, column, limit, after)
             better = (value > best) | ((value == best) & (index < where))
             best, where = tl.where(better, value, best), tl.where(better, index, where)
-        tl.store(OUT + rows.to(tl.int64) * k + q, best, mask=live)
-        tl.store(WHERE + rows.to(tl.int64) * k + q, where.to(tl.int64), mask=live)
+        tl.store(OUT + rows.to(tl.int64) * k + q, tl.where(broken, float("nan"), best), mask=live)
+        tl.store(WHERE + rows.to(tl.int64) * k + q, tl.minimum(where, m - 1).to(tl.int64), mask=live)
         limit, after = best, where

@@ -1,13 +1,13 @@
 """Fused kernels for NVIDIA GPUs, written in Triton: no score ever leaves the chip.
 
 `topk` is exact where it decides. A first pass looks at all scores in low precision (float16 on the matrix units from 16
-dimensions up, split float16 below, plain float32 up to 4) and keeps one number a tile of targets, its maximum. A rigorous bound
-on the rounding of that pass (`_halves`) says which tiles can hold one of the k best targets, about k a row, and only these are
-scored again, in float32. Ties go to the lowest index. A row of x that is not finite gives the value NaN and some valid index.
+dimensions up, split float16 below) and keeps one number a tile of targets, its maximum. A rigorous bound on the rounding of that
+pass (`_halves`) says which tiles can hold one of the k best targets, hardly more than one a row, and only these are scored again,
+in the precision of the points: float32 or float64. Ties go to the lowest index. A row of x that is not finite gives the value NaN
+and some valid index.
 
-The softened reductions use split float16 products, whose error of about 2^-21 |x| |y| is a few times that of float32.
-
-Float64 inputs and k > 8 are handed to `blocked`. Triton compiles at first use, some seconds a shape, and keeps the result on
+The softened reductions use split float16 products, whose error of about 2^-21 |x| |y| is a few times that of float32; they hand
+float64 to `blocked`, and so does `topk` for k > 8. Triton compiles at first use, some seconds a shape, and keeps the result on
 disk; with TRITON_INTERPRET=1 in the environment the kernels run on the CPU, for tests.
 """
 
@@ -31,15 +31,22 @@ def topk(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     _require(x)
-    if x.dtype != torch.float32 or k > LARGEST_K:
+    if k > LARGEST_K:
         return blocked.topk(x, y, h, k)
-    from ._triton_search import Targets, search
+    from ._triton_search import WIDTHS, Candidates, Heights, Targets
 
     value, index = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     with _on_device(x):
-        targets = Targets.prepare(y, h)
+        width = next(w for w in WIDTHS if w >= k)
+        targets = Targets.prepare(y)
+        heights, before = Heights.prepare(h, targets, width), None
         for i in chunks(x, max(targets.tiles, targets.columns)):
-            search(x[i], targets, value[i], index[i])
+            found = i, Candidates.find(x[i], targets, heights, width)
+            if before:  # resolved while the device looks at the next chunk
+                before[1].resolve(value[before[0]], index[before[0]])
+            before = found
+        if before:
+            before[1].resolve(value[before[0]], index[before[0]])
     return value, index
 
 
