@@ -68,21 +68,25 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
     for d in (2, 5, 8, 15, 16, 32, 64, 128, 256, 512):
         form = search.form(d, "hhl")
         columns = halves.width(d, len(form))
-        shape, sample = search.matrix_shape(columns), (half, single, i32)
-        code = topk.tile_maxima.warmup(
-            *sample, half, single, i32, single, single, 0.1, N, N - 1, tiles, tiles, grid=(1, 1), **shape
-        )
+        shape = search.matrix_shape(columns)
+        code = topk.tile_maxima.warmup(half, single, half, single, single, single, 0.1, N, tiles, tiles, grid=(1, 1), **shape)
         yield "tile_maxima", columns, {"d": d, **shape}, code
-        shape = {"D": triton.next_power_of_2(d), "FORM": pack.FORMS[form], "OWN": True}
+        shape = {"D": triton.next_power_of_2(d), "FORM": pack.FORMS[form]}
         shape["BR"] = max(1, pack.BLOCK // shape["D"])
-        code = pack.pack_points.warmup(single, i32, half, single, i32, N, N, d, K=columns, **shape, **four)
+        code = pack.pack_points.warmup(single, i32, half, single, N, N, d, K=columns, **shape, **four)
         yield "pack_points", 0, {"d": d, **shape}, code
-    block = {"TERMS": 2, "BR": 32, "BT": search.GROUP, **one}
+    tile = {"W": search.tile_size(), **four}
+    yield "lower", 0, {}, pack.lower.warmup(single, i32, N, TOP=14, B=pack.BLOCK, **four)
+    yield "tile_heights", 0, {}, topk.tile_heights.warmup(single, i32, single, single, M, **tile)
+    yield "scale_heights", 0, {}, topk.scale_heights.warmup(single, single, i32, i32, i32, single, single, **tile)
+    block = {"TERMS": 2, "SLOTS": search.SLOTS, "BR": 32, "BT": search.GROUP, **one}
     for k in search.WIDTHS:
-        maps = (single, single, single, single, single, i32)
+        edges = (single, single, i32, i32, single, single, i32, tiles, tiles)
+        yield "edge", 0, {"k": k}, topk.edge.warmup(*edges, KK=k, B=1024, **four)
+        maps = (single, single, single, single, single, i32, i32)
         yield "threshold", 0, {"k": k}, topk.threshold.warmup(*maps, 0.1, N, tiles, tiles, KK=k, **block)
         for d, kind in ((64, single), (3, single), (3, double), (64, double)):
-            points = (kind, kind, kind, i64, i32, i32, kind, i32, N, M, search.tile_size() * tiles, d)
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, N, M, d)
             shape = {
                 "BR": search.RESCORED,
                 "W": search.tile_size(),
@@ -92,7 +96,7 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
             yield "rescore", 0, {"k": k, "d": d, "bits": 8 * kind.itemsize, **shape}, code
         code = topk.merge.warmup(single, i64, single, i32, single, i64, 0, 0, N, M, k, KK=k, BR=128, BE=4, **four)
         yield "merge", 0, {"k": k}, code
-    lists = (single, single, single, single, i64, i32, i32, 0.1, 0, N, 0, N, tiles, tiles)
+    lists = (single, single, single, single, i64, i32, i32, i32, 0.1, 0, N, 0, N, tiles, tiles)
     yield "list_pairs", 0, {}, topk.list_pairs.warmup(*lists, **block)
     for d in (2, 8, 16, 64, 128, 512):
         columns = halves.width(d, 3)
@@ -111,16 +115,19 @@ def smallest() -> None:
     search, topk, soft, pack, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
     grid, width = {"grid": (1, 1)}, halves.width(1, 3)
     for kind in (single, double):
-        pack.pack_points.warmup(kind, i32, half, single, i32, 1, 1, 1, K=16, D=2, FORM=1, OWN=True, BR=1024, **grid)
+        pack.lower.warmup(kind, i32, 1, TOP=14, B=pack.BLOCK, **grid)
+        pack.pack_points.warmup(kind, i32, half, single, 1, 1, 1, K=16, D=2, FORM=1, BR=1024, **grid)
+        topk.tile_heights.warmup(kind, i32, single, single, 1, W=256, **grid)
         for features in (1, search.FEATURES)[: 1 if kind == double else 2]:
-            points = (kind, kind, kind, i64, i32, i32, kind, i32, 1, 1, 512, 1)
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, 1, 1, 1)
             topk.rescore.warmup(*points, KK=1, BR=16, W=256, BD=features, **grid)
         topk.merge.warmup(single, i64, kind, i32, kind, i64, 0, 0, 1, 1, 1, KK=1, BR=128, BE=4, **grid)
-    sample = (half, single, i32)
-    topk.tile_maxima.warmup(*sample, half, single, i32, single, single, 0.1, 1, 0, 1, 1, **search.matrix_shape(16), **grid)
-    topk.threshold.warmup(single, single, single, single, single, i32, 0.1, 1, 1, 8, TERMS=3, KK=1, BR=32, BT=8, **grid)
-    lists = (single, single, single, single, i64, i32, i32)
-    topk.list_pairs.warmup(*lists, 0.1, 0, 1, 0, 1, 1, 8, TERMS=3, BR=32, BT=8, **grid)
+    topk.edge.warmup(single, single, i32, i32, single, single, i32, 1, 8, KK=1, B=1024, **grid)
+    topk.scale_heights.warmup(single, single, i32, i32, i32, single, single, W=256, **grid)
+    topk.tile_maxima.warmup(half, single, half, single, single, single, 0.1, 1, 1, 1, **search.matrix_shape(16), **grid)
+    slots = {"TERMS": 3, "SLOTS": search.SLOTS, "BR": 32, "BT": 8}
+    topk.threshold.warmup(single, single, single, single, single, i32, i32, 0.1, 1, 1, 8, KK=1, **slots, **grid)
+    topk.list_pairs.warmup(single, single, single, single, i64, i32, i32, i32, 0.1, 0, 1, 0, 1, 1, 8, **slots, **grid)
     points = (half, half, single, single)
     soft.log_sum_exp.warmup(*points, single, 1, 1, 1, **soft.sum_shape(width), **grid)
     soft.weighted_sum.warmup(*points, single, single, 1, 1, 1, 1, **soft.average_shape(width, 1), **grid)

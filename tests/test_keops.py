@@ -1,6 +1,7 @@
 """KeOps as GPUs see it, as far as a CPU can tell: the folded formula, CUDA from wheels, the drop to the CPU."""
 
 import ctypes.util
+import re
 import sys
 
 import pytest
@@ -48,6 +49,29 @@ def test_a_silent_drop_to_the_cpu_is_said():
     if pykeops.config.gpu_available:
         pytest.skip("KeOps has a GPU here")
     with pytest.raises(keops.Unavailable, match=r"would drop to the CPU.*CUDA_PATH.*backend='blocked'"), keops._keops(OnGPU()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import sdot", ""),
+        ("raise ValueError('no toolkit')", r"ended with 1 \(ValueError: no toolkit\)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of signal 11"),
+    ],
+)
+def test_a_trial_dies_alone(code, why):
+    assert re.search(why, _keops_cuda.trial(code))
+    assert why or not _keops_cuda.trial(code)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_crash_is_said(monkeypatch):
+    import pykeops
+
+    monkeypatch.setattr(pykeops.config, "gpu_available", True)
+    monkeypatch.setattr(keops, "FIRST", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)")
+    with pytest.raises(keops.Unavailable, match=r"cannot run on the GPU.*signal 6.*backend='blocked'"), keops._keops(OnGPU()):
         pass
 
 

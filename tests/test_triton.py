@@ -264,36 +264,61 @@ class TestSoft:
         torch.testing.assert_close(got, getattr(kernels, name)(x, y, h, 0.5, backend="reference"))
 
 
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("kind", ["plain", "huge coordinate", "rows of all sizes", "one sign", "tiny", "large"])
-@pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("d", [1, 5, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_bound_holds_for_an_exact_sum_of_the_halves(kind, split, d, dtype):
-    from sdot.kernels import _halves
-    from sdot.kernels._triton_pack import pack
+KINDS = ["plain", "huge coordinate", "rows of all sizes", "one sign", "tiny", "large"]
 
-    x, y, _ = (v.to(dtype) for v in problem(60, 90, d))
+
+def cloud(n, d, kind, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    v = torch.randn(n, d, generator=g, dtype=dtype)
     if kind == "huge coordinate":
-        x[:, 0], y[:, 0] = x[:, 0] * 1e4, y[:, 0] * 1e4
+        v[:, 0] *= 1e4
     if kind == "rows of all sizes":
-        x *= 10.0 ** torch.linspace(-12, 12, 60, device=DEVICE)[:, None]
-        y *= 10.0 ** torch.linspace(-12, 12, 90, device=DEVICE)[:, None]
+        v *= 10.0 ** torch.linspace(-12, 12, n)[:, None]
     if kind == "one sign":
-        x, y = x.abs() + 1 / 3, y.abs() + 1 / 3
-    x = x * {"tiny": 1e-20, "large": 1e15}.get(kind, 1.0)
-    most = torch.tensor(80, dtype=torch.int32, device=DEVICE)
-    left = pack(x, "hhl" if split else "h", most, own=True)
-    right = pack(y, "hlh" if split else "h", _halves.exponent(y), rows=96)
-    product = left.values.double() @ right.values.double().T
-    exact = torch.zeros(60, 96, dtype=torch.float64, device=DEVICE)
-    exact[:, :90] = _halves.scaled(x, left.exponent[:, None]) @ _halves.scaled(y, right.exponent).T
-    size, lost, low = left.stats.double()
-    bound = torch.stack([lost, size + lost, low]).T @ _halves.tile_bounds(right.stats, 8, 12).double()
-    error, bound = (product - exact).abs(), bound.repeat_interleave(8, dim=1)
-    assert bool((error <= bound).all())
-    if kind == "plain":  # and it is not idle
-        assert float((error / bound.clamp_min(1e-30)).max()) > 0.02
+        v = v.abs() + 1 / 3
+    return (v * {"tiny": 1e-20, "large": 1e15}.get(kind, 1.0)).to(DEVICE)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+class TestPack:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_scales_fill_float16(self, kind, dtype):
+        from sdot.kernels._triton_pack import exponent
+
+        v = cloud(50, 7, kind, dtype)
+        e = int(exponent(v, 90))
+        assert 2**13 <= float(v.abs().max().double() * 2.0**e) < 2**14 or e == 90
+
+    def test_a_scale_ignores_what_is_not_finite_and_knows_its_limit(self, dtype):
+        from sdot.kernels._triton_pack import exponent
+
+        v = torch.tensor([[1.0, torch.nan], [torch.inf, 2.0]], dtype=dtype, device=DEVICE)
+        assert int(exponent(v, 90)) == 12
+        assert int(exponent(torch.zeros_like(v), 90)) == 90
+        assert int(exponent(v, 90, top=100)) == 90
+        largest = torch.finfo(dtype).max / 4
+        e = int(exponent(torch.full_like(v, largest), 90, top=100))
+        assert 2.0**98 <= largest * 2.0**e <= 2.0**100
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("split", [False, True])
+    @pytest.mark.parametrize("d", [1, 5, 64])
+    def test_the_bound_holds_for_an_exact_sum_of_the_halves(self, kind, split, d, dtype):
+        from sdot.kernels import _halves
+        from sdot.kernels._triton_pack import pack
+
+        x, y = cloud(60, d, kind, dtype), cloud(90, d, "plain" if kind == "tiny" else kind, dtype, seed=1)
+        left, right = pack(x, "hhl" if split else "h"), pack(y, "hlh" if split else "h", rows=96)
+        product = left.values.double() @ right.values.double().T
+        exact = torch.zeros(60, 96, dtype=torch.float64, device=DEVICE)
+        exact[:, :90] = (x.double() * 2.0 ** int(left.exponent)) @ (y.double() * 2.0 ** int(right.exponent)).T
+        size, lost, low = left.stats.double()
+        bound = torch.stack([lost, size + lost, low]).T @ _halves.tile_bounds(right.stats, 8, 12).double()
+        error, bound = (product - exact).abs(), bound.repeat_interleave(8, dim=1)
+        assert bool((error <= bound).all())
+        if kind == "plain":  # and it is not idle
+            assert float((error / bound.clamp_min(1e-30)).max()) > 0.02
 
 
 @pytest.mark.usefixtures("compiled")
@@ -302,8 +327,7 @@ def test_the_bound_holds_for_an_exact_sum_of_the_halves(kind, split, d, dtype):
 def test_the_bound_covers_the_first_pass(d, kind):
     """Also its sums, whose truncation on a GPU is an assumption: equal signs let it pile up.
 
-    Each sample has a scale and a shift of its own, which the heights of hidden targets show; maxima that cannot matter may be
-    -inf.
+    Maxima are shifted by a number a sample, and those that cannot matter may be -inf.
     """
     from sdot.kernels import _triton_search as search
     from sdot.kernels._triton_pack import pack
@@ -317,14 +341,14 @@ def test_the_bound_covers_the_first_pass(d, kind):
         h = -(x.mean(0) @ y.T)
     targets = search.Targets.prepare(y)
     heights = search.Heights.prepare(h, targets, 1)
-    packed = pack(x, search.form(d, "hhl"), heights.limit, own=True)
+    packed = pack(x, search.form(d, "hhl"), heights.limit)
     maxima = search.first_pass(packed, targets, heights)[: targets.tiles].double()
     size, lost, low = packed.stats.double()
     factors = torch.stack([lost + 2 * targets.gamma * size, size + lost, low])
     bound = (targets.bounds.double().T @ factors)[: targets.tiles] + targets.gamma * maxima.abs() + 2.0**-24
     s = torch.full((130, targets.tiles * search.tile_size()), -torch.inf, dtype=torch.float64, device=DEVICE)
     s[:, :600] = exact_scores(x, y, h)
-    exact = s.view(130, targets.tiles, -1).amax(2).T * 2.0 ** (packed.exponent + targets.packed.exponent).double()
+    exact = s.view(130, targets.tiles, -1).amax(2).T * 2.0 ** int(packed.exponent + targets.packed.exponent)
     seen = maxima.isfinite()
     assert float(heights.floor) == 0
     assert bool(seen.any(0).all())

@@ -27,27 +27,12 @@ for |y^| in the place of |y| and for the factor 1 / (1 - gamma).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 
 TOP = 14  # the largest coordinate is scaled to just under 2^14: inside float16, with 28 binary orders above its subnormals
 MARGIN = 1.01
 FLOOR = 2.0**-50  # added to norms, whose squares may have underflowed
-
-
-def exponent(v: Float[Tensor, "n d"]) -> Int32[Tensor, ""]:
-    """e such that 2^e v fits float16 well, cut to where 2^e is a number; what is not finite does not count."""
-    return (TOP - torch.frexp(v.abs().nan_to_num(0, 0).amax()).exponent).clamp_max(90)
-
-
-def height_limit(h: Float[Tensor, " m"]) -> Int32[Tensor, ""]:
-    """The largest e for which 2^e h stays far from overflow in float32; -inf does not count."""
-    return (100 - torch.frexp(torch.where(h.isinf(), 0, h).abs().amax()).exponent).clamp_max(1000)
-
-
-def scaled(v: Float[Tensor, "..."], e: Int32[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """2^e v in float64, put together from its bits for -1022 <= e <= 1023."""
-    return v.double() * ((e.long() + 1023) << 52).view(torch.float64)
 
 
 def width(d: int, parts: int) -> int:

@@ -3,6 +3,10 @@
 KeOps asks the system for the libraries `cuda`, `nvrtc` and `cudart`, and for cuda.h and nvrtc.h in one folder; where one of
 them is missing it drops to the CPU and says so only on standard output. The wheels that torch brings have all of it, in folders
 of their own. So before KeOps is imported, links to them are put into one temporary folder.
+
+KeOps may then still bring its process down: a compiler that finds no shared libstdc++ builds a second one into what it makes, and
+two in one process do not agree. So that folder holds a link to the one that runs, and a first formula is tried in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -12,14 +16,18 @@ import ctypes
 import ctypes.util
 import os
 import site
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 LIBRARIES = ("cuda", "nvrtc", "cudart")
 HEADERS = ("cuda.h", "nvrtc.h")
 DRIVER = ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/wsl/lib")
+
+TRIAL = "SDOT_KEOPS_TRIAL"  # set in the environment of a trial
 
 _folder: tempfile.TemporaryDirectory[str] | None = None  # lives as long as the process
 
@@ -32,6 +40,8 @@ def visible() -> Iterator[None]:
         return
     folder, find = Path(_fresh_folder()), ctypes.util.find_library
     lay_out(folder, _roots())
+    for loaded in _loaded("libstdc++.so"):
+        _link(folder / "lib64" / "libstdc++.so", loaded)
     os.environ["CUDA_PATH"] = str(folder)
     os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(folder / "lib64"), os.environ.get("LIBRARY_PATH")]))
     for name in LIBRARIES:  # what KeOps compiles names them without a path
@@ -61,6 +71,32 @@ def lay_out(folder: Path, roots: Iterable[Path]) -> None:
             for place in ("lib64", "lib", "."):
                 for library in sorted((root / place).glob(f"lib{name}.so*")):
                     _link(lib / f"lib{name}.so", library)
+
+
+@cache
+def trial(code: str) -> str:
+    """Run code that uses KeOps in a process of its own, with this one's path; why it ended badly, or nothing."""
+    path = os.pathsep.join(filter(None, sys.path))
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, TRIAL: "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode == 0:
+        return ""
+    said = run.stderr.strip().splitlines()[-1:]
+    why = f"died of signal {-run.returncode}" if run.returncode < 0 else f"ended with {run.returncode}"
+    return f"a trial in a process of its own {why}" + "".join(f" ({line})" for line in said)
+
+
+def _loaded(name: str) -> list[Path]:
+    """Libraries of this name that are in the process."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return [Path(line.split()[-1]) for line in lines if f"/{name}" in line][:1]
 
 
 def _roots() -> list[Path]:

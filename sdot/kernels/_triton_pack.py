@@ -47,14 +47,21 @@ def _norm(v):
 
 @triton.jit(do_not_specialize=["n"])
 @no_type_check
-def pack_points(
-    V, E, OUT, STATS, EXPONENT, n, padded, d,
-    K: tl.constexpr, D: tl.constexpr, FORM: tl.constexpr, OWN: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
+def lower(V, E, n, TOP: tl.constexpr, B: tl.constexpr):
+    """Lower E until 2^E v is below 2^TOP for all n numbers v that are finite."""
+    DOUBLE: tl.constexpr = V.dtype.element_ty == tl.float64
+    at = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    v = tl.abs(tl.load(V + at, mask=at < n, other=0.0))
+    v = tl.where(v < float("inf"), v, tl.zeros_like(v))
+    tl.atomic_min(E, TOP - _exponent(tl.max(v, axis=0), DOUBLE))
+
+
+@triton.jit(do_not_specialize=["n"])
+@no_type_check
+def pack_points(V, E, OUT, STATS, n, padded, d, K: tl.constexpr, D: tl.constexpr, FORM: tl.constexpr, BR: tl.constexpr):
     """V (n, d), scaled by 2^E, into OUT (., K); the norms of points, of what was lost and of low parts into STATS (3, padded).
 
-    With OWN every point has the largest scale that suits it, up to E, and puts its exponent into EXPONENT (n,). A point that
-    is not finite becomes zero, and its norm NaN.
+    A point that is not finite becomes zero, and its norm NaN.
     """
     DOUBLE: tl.constexpr = V.dtype.element_ty == tl.float64
     rows, column = tl.program_id(0) * BR + tl.arange(0, BR), tl.arange(0, D)
@@ -62,15 +69,7 @@ def pack_points(
     inside = live[:, None] & (column < d)[None, :]
     v = tl.load(V + place * d + column[None, :], mask=inside, other=0.0)
     broken = tl.sum((tl.abs(v) < float("inf")).to(tl.int32), axis=1) < D
-    v = tl.where(broken[:, None], tl.zeros_like(v), v)
-    e = tl.load(E)
-    if OWN:
-        own = 14 - _exponent(tl.max(tl.abs(v), axis=1), DOUBLE)  # TOP of _halves
-        e = tl.minimum(tl.minimum(own, 90), e)
-        tl.store(EXPONENT + rows, e, mask=live)
-        s = v * power(e, DOUBLE)[:, None]
-    else:
-        s = v * power(e, DOUBLE)
+    s = tl.where(broken[:, None], tl.zeros_like(v), v) * power(tl.load(E), DOUBLE)
     high = s.to(tl.float32).to(tl.float16)
     rest = s - high.to(s.dtype)
     size = tl.where(broken, float("nan"), _norm(s.to(tl.float32)))
@@ -95,34 +94,37 @@ class Packed:
     Attributes:
         values: Their parts side by side, filled with zeros to a width of `_halves.width`.
         stats: Norms of the scaled points, of what is lost of them, and of their low parts, each a little too large.
-        exponent: Their scales 2^e: one for all, or one each.
+        exponent: e of their scale 2^e.
     """
 
     values: Float[Tensor, "p w"]
     stats: Float[Tensor, "3 p"]
-    exponent: Int32[Tensor, "..."]
+    exponent: Int32[Tensor, ""]
 
 
-def pack(v: Float[Tensor, "n d"], form: str, e: Int32[Tensor, ""], *, own: bool = False, rows: int | None = None) -> Packed:
+def exponent(v: Float[Tensor, "..."], most: Int32[Tensor, ""] | int, top: int = _halves.TOP) -> Int32[Tensor, ""]:
+    """The largest e up to `most` for which 2^e v stays below 2^top; what is not finite does not count."""
+    e = most.clone() if isinstance(most, Tensor) else torch.full((), most, dtype=torch.int32, device=v.device)
+    lower[(-(-v.numel() // BLOCK),)](v.contiguous(), e, v.numel(), TOP=top, B=BLOCK)
+    return e
+
+
+def pack(v: Float[Tensor, "n d"], form: str, most: Int32[Tensor, ""] | int = 90, *, rows: int | None = None) -> Packed:
     """Put points into the form of a first pass.
 
     Args:
         v: Points.
         form: "h" for one rounded float16 point; "hhl" and "hlh" for the two sides of a split product, whose columns multiply
             to high high + high low + low high.
-        e: The exponent of their scale, or what the exponents may be at most.
-        own: Whether each point has a scale of its own.
+        most: The largest exponent that their scale may have.
         rows: Pad to so many with zeros.
     """
-    n, d = v.shape
+    (n, d), v = v.shape, v.contiguous()
     rows, columns = rows or n, _halves.width(d, len(form))
     full = rows == n and columns == len(form) * d
     values = (torch.empty if full else torch.zeros)(rows, columns, dtype=torch.float16, device=v.device)
     stats = torch.zeros(3, rows, device=v.device)
-    exponent = torch.empty(n, dtype=torch.int32, device=v.device) if own else e
-    wide = max(2, triton.next_power_of_2(d))
+    e, wide = exponent(v, most), max(2, triton.next_power_of_2(d))
     block = max(1, BLOCK // wide)
-    pack_points[(-(-n // block),)](
-        v.contiguous(), e, values, stats, exponent, n, rows, d, K=columns, D=wide, FORM=FORMS[form], OWN=own, BR=block
-    )
-    return Packed(values, stats, exponent)
+    pack_points[(-(-n // block),)](v, e, values, stats, n, rows, d, K=columns, D=wide, FORM=FORMS[form], BR=block)
+    return Packed(values, stats, e)

@@ -9,41 +9,37 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from . import _halves, _triton_topk
-from ._halves import scaled
 from ._triton_grid import ROWS, shares
-from ._triton_pack import Packed, pack
+from ._triton_pack import Packed, exponent, pack
 
 SPLIT_DIM = 15  # split float16 up to here
 COLUMNS, PER = 128, 2  # targets of one product, and products a tile
 WIDTHS = (1, 2, 8)  # numbers of best targets that kernels are compiled for
 GROUP = 8  # tiles whose maxima a thread looks at together
+SLOTS = 4  # candidates of a sample that are kept where they are found; those of samples with more are found again
 FEATURES = 16  # coordinates that exact float32 scores take at a time
 FEW_DIM = 4  # up to here one at a time
 PAIRS = 2**22  # most candidate tiles that are scored again at once
+RESCORED = 16  # pairs a program: larger blocks spill registers
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What depends on y alone: as it came, for the exact scores, and as the first pass reads it; zeros up to whole tiles."""
+    """What depends on y alone: as it came, for the exact scores, and as the first pass reads it, with zeros up to whole tiles."""
 
-    y: Float[Tensor, "f p"]
+    y: Float[Tensor, "m d"]
     packed: Packed
     bounds: Float[Tensor, "3 t"]
-    m: int
 
     @classmethod
     def prepare(cls, y: Float[Tensor, "m d"]) -> Targets:
-        m, d = y.shape
-        tiles = -(-m // tile_size())
-        size = tile_size() * tiles
-        padded = y.new_zeros(-(-d // features(y)) * features(y), size)
-        padded[:d, :m] = y.T
-        packed = pack(y, form(d, "hlh"), _halves.exponent(y), rows=size)
-        return cls(padded, packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP), m)
+        tiles = -(-len(y) // tile_size())
+        packed = pack(y, form(y.shape[1], "hlh"), rows=tile_size() * tiles)
+        return cls(y.contiguous(), packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP))
 
     @property
     def tiles(self) -> int:
-        return self.y.shape[1] // tile_size()
+        return len(self.packed.values) // tile_size()
 
     @property
     def columns(self) -> int:
@@ -56,42 +52,39 @@ class Targets:
 
 @dataclass(frozen=True)
 class Heights:
-    """Heights, and what makes all scores that matter positive.
-
-    The `width` targets with the largest heights score at least their least height - |x| (their largest |y|). With that taken
-    away and the rounding error of any tile added, the `width`-th best score is at least this error: a tile whose scores are
-    all computed as negative cannot hold it. Where fewer targets are not hidden, the last of them takes its place, and nothing
-    is known of the `width`-th.
+    """Heights, and what makes all scores that matter positive, for one number of best targets: see `_triton_topk.edge`.
 
     Attributes:
-        exact: As they came; -inf for padding.
-        first: For the first pass: scaled by 2^g, g as large as is safe.
-        limit: The largest exponent that a sample's scale may have.
-        unit: What to add to a sample's exponent for the exponent of its factor on `first`, which is never positive.
-        edge: The least of those heights scaled by 2^g, their largest |y|, and the largest factors of any tile in the bound.
-        floor: What the `width`-th best score of every sample is known to reach.
+        exact: As they came.
+        first: Scaled by 2^g, g as large as is safe; -inf for padding.
     """
 
-    exact: Float[Tensor, " p"]
+    exact: Float[Tensor, " m"]
     first: Float[Tensor, " p"]
-    limit: Int32[Tensor, ""]
-    unit: Int32[Tensor, ""]
+    g: Int32[Tensor, ""]
     edge: Float[Tensor, "5"]
     floor: Float[Tensor, ""]
+    limit: Int32[Tensor, ""]
 
     @classmethod
     def prepare(cls, h: Float[Tensor, " m"], targets: Targets, width: int) -> Heights:
-        exact = h.new_full((targets.y.shape[1],), -torch.inf)
-        exact[: targets.m] = h
-        g = _halves.height_limit(h)
-        first = scaled(exact, g).float()
-        values, places = first.topk(min(width, len(first)))
-        seen = values.isfinite().sum()
-        last = (seen - 1).clamp_min(0)
-        low, size = values[last].nan_to_num(neginf=0.0), targets.packed.stats[0][places].cummax(0).values[last]
-        edge = torch.cat([torch.stack([low, size]), targets.bounds.amax(1)])
-        floor = torch.where(seen == width, 0.0, -torch.inf)
-        return cls(exact, first, (g - targets.packed.exponent).int(), (targets.packed.exponent - g).int(), edge, floor)
+        h, tiles, padded = h.contiguous(), targets.tiles, targets.bounds.shape[1]
+        g = exponent(h, 127 if h.dtype == torch.float32 else 1000, top=100)
+        first, high, edge, floor = (h.new_empty(n, dtype=torch.float32) for n in (tile_size() * tiles, tiles, 5, ()))
+        limit = torch.empty_like(g)
+        _triton_topk.tile_heights[(tiles,)](h, g, first, high, len(h), W=tile_size())
+        _triton_topk.edge[(1,)](
+            high, targets.bounds, g, targets.packed.exponent, edge, floor, limit, tiles, padded, KK=width, B=1024
+        )
+        return cls(h, first, g, edge, floor, limit)
+
+    def scaled(self, x: Packed, targets: Targets) -> tuple[Float[Tensor, " p"], Float[Tensor, "5"]]:
+        """`first` and `edge` in the scale of products with these samples."""
+        heights, edge = torch.empty_like(self.first), torch.empty_like(self.edge)
+        _triton_topk.scale_heights[(targets.tiles,)](
+            self.first, self.edge, x.exponent, targets.packed.exponent, self.g, heights, edge, W=tile_size()
+        )
+        return heights, edge
 
 
 def form(d: int, split: str) -> str:
@@ -111,7 +104,8 @@ def matrix_shape(columns: int) -> dict[str, int]:
     """Block shape of the first pass for so many columns: two or more blocks a multiprocessor up to 128 of them, so that one
     block multiplies while another takes maxima."""
     slab = _halves.slab(columns)
-    stages, warps = 3 if slab <= 64 else 2, 4 if slab == columns <= 128 else 8
+    whole = slab == columns
+    stages, warps = 2 if slab > 64 else 4 if whole else 3, 4 if whole and slab <= 128 else 8
     return {"K": columns, "BK": slab, "BM": ROWS, "W": COLUMNS, "PER": PER, "STAGES": stages, "num_warps": warps}
 
 
@@ -129,6 +123,7 @@ class Candidates:
     packed: Packed
     maxima: Float[Tensor, "t n"]
     limit: Float[Tensor, " n"]
+    first: Int32[Tensor, "s n"]
     start: Int[Tensor, " n+1"]
     width: int
     total: Int[Tensor, ""]
@@ -137,12 +132,13 @@ class Candidates:
     @classmethod
     def find(cls, x: Float[Tensor, "n d"], targets: Targets, heights: Heights, width: int) -> Candidates:
         x, n = x.contiguous(), len(x)
-        packed = pack(x, form(x.shape[1], "hhl"), heights.limit, own=True)
+        packed = pack(x, form(x.shape[1], "hhl"), heights.limit)
         maxima = first_pass(packed, targets, heights)
-        limit, count = x.new_empty(n, dtype=torch.float32), torch.empty(n, dtype=torch.int32, device=x.device)
+        limit, whole = torch.empty_like(packed.stats[0]), {"dtype": torch.int32, "device": x.device}
+        count, first = torch.empty(n, **whole), torch.empty(SLOTS, n, **whole)
         _triton_topk.threshold[(-(-n // 32),)](
-            maxima, packed.stats, targets.bounds, heights.floor, limit, count, targets.gamma, n, targets.tiles, len(maxima),
-            TERMS=terms(x.shape[1]), KK=width, BR=32, BT=GROUP, num_warps=1,
+            maxima, packed.stats, targets.bounds, heights.floor, limit, count, first, targets.gamma, n, targets.tiles,
+            len(maxima), TERMS=terms(x.shape[1]), KK=width, SLOTS=SLOTS, BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
         start = torch.zeros(n + 1, dtype=torch.int64, device=x.device)
         torch.cumsum(count, 0, out=start[1:])
@@ -150,7 +146,7 @@ class Candidates:
         counted = torch.cuda.Event() if x.is_cuda else None
         if counted is not None:
             counted.record()
-        return cls(x, targets, heights, packed, maxima, limit, start, width, total, counted)
+        return cls(x, targets, heights, packed, maxima, limit, first, start, width, total, counted)
 
     def resolve(self, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:
         """Score the candidates again, PAIRS at a time: hardly more than one part, except where most targets tie."""
@@ -171,20 +167,17 @@ class Candidates:
         row, tile, where = (torch.empty(size, dtype=torch.int32, device=x.device) for size in (pairs, pairs, pairs * width))
         score = x.new_empty(pairs * width)
         _triton_topk.list_pairs[(-(-(last - first) // 32),)](
-            self.maxima, stats, targets.bounds, self.limit, self.start, row, tile, targets.gamma, base, len(x), first, last,
-            targets.tiles, len(self.maxima), TERMS=terms(x.shape[1]), BR=32, BT=GROUP, num_warps=1,
+            self.maxima, stats, targets.bounds, self.limit, self.start, self.first, row, tile, targets.gamma, base, len(x),
+            first, last, targets.tiles, len(self.maxima), TERMS=terms(x.shape[1]), SLOTS=SLOTS, BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
         _triton_topk.rescore[(-(-pairs // RESCORED),)](
-            x, targets.y, self.heights.exact, tile.argsort(), row, tile, score, where, pairs, targets.m, targets.y.shape[1],
-            x.shape[1], KK=width, BR=RESCORED, W=tile_size(), BD=features(x), num_warps=4,
+            x, targets.y, self.heights.exact, tile.argsort(), row, tile, score, where, pairs, len(targets.y), x.shape[1],
+            KK=width, BR=RESCORED, W=tile_size(), BD=features(x), num_warps=4,
         )  # fmt: skip
         _triton_topk.merge[(-(-(last - first) // 128),)](
-            stats, self.start, score, where, value, index, base, first, last, targets.m, value.shape[1],
+            stats, self.start, score, where, value, index, base, first, last, len(targets.y), value.shape[1],
             KK=width, BR=128, BE=4, num_warps=4,
         )  # fmt: skip
-
-
-RESCORED = 16  # pairs a program: larger blocks spill registers
 
 
 def terms(d: int) -> int:
@@ -193,14 +186,14 @@ def terms(d: int) -> int:
 
 
 def first_pass(packed: Packed, targets: Targets, heights: Heights) -> Float[Tensor, "t n"]:
-    """The largest score of every sample in every tile, in the sample's own scale and plus its shift; -inf beyond the tiles."""
-    n = len(packed.values)
+    """The largest score of every sample in every tile, scaled, plus the sample's shift; -inf beyond the tiles."""
+    n, (first, edge) = len(packed.values), heights.scaled(packed, targets)
     maxima = packed.stats.new_empty(targets.bounds.shape[1], n)
     maxima[targets.tiles :] = -torch.inf
     blocks = -(-n // ROWS)
     each, programs = shares(packed.values, blocks, targets.tiles)
     _triton_topk.tile_maxima[(blocks, programs)](
-        packed.values, packed.stats, packed.exponent, targets.packed.values, heights.first, heights.unit, heights.edge, maxima,
-        targets.gamma, n, n - 1, targets.tiles, each, **matrix_shape(targets.columns),
+        packed.values, packed.stats, targets.packed.values, first, edge, maxima, targets.gamma, n, targets.tiles, each,
+        **matrix_shape(targets.columns),
     )  # fmt: skip
     return maxima

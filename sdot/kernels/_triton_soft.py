@@ -1,7 +1,7 @@
 """The softened reductions: a running log-sum-exp, and averages under the softmax.
 
 Scores come out of a split float16 product (`_halves`: high high + high low + low high, side by side along K, float32 sums) in
-units of log 2: SCALE_i <x_i, y> + H with H = height log2(e) / eps. Padded targets have height -inf.
+units of log 2: SCALE <x, y> + H with H = height log2(e) / eps. Padded targets have height -inf.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from . import _halves
@@ -21,7 +21,6 @@ from ._triton_pack import pack
 
 NEG_INF = tl.constexpr(float("-inf"))
 TILE = 64  # targets a tile
-LARGEST_SCALE = 90  # exponent
 
 
 @triton.jit
@@ -52,7 +51,7 @@ def log_sum_exp(
     first = share * per_program
     count = tl.minimum(per_program, tiles - first)
     column = first.to(tl.int64) * W + tl.arange(0, W)
-    scale = tl.load(SCALE + row)[:, None]
+    scale = tl.load(SCALE)
     top, total = tl.full([BM], NEG_INF, tl.float32), tl.zeros([BM], tl.float32)
     if K == BK:
         x = tl.load(X + row[:, None] * K + tl.arange(0, K)[None, :])
@@ -89,7 +88,7 @@ def weighted_sum(
     column = first.to(tl.int64) * W + tl.arange(0, W)
     coordinate = tl.program_id(2) * BD + tl.arange(0, BD)
     inside = coordinate < d
-    scale, total = tl.load(SCALE + row)[:, None], tl.load(TOTAL + row)
+    scale, total = tl.load(SCALE), tl.load(TOTAL + row)
     out = tl.zeros([BM, BD], tl.float32)
     for _ in range(count):
         p = tl.exp2(_scores(X, Y, H, scale, row, column, K, BK, BM, W, STAGES) - total[:, None])
@@ -118,20 +117,23 @@ def average_shape(columns: int, d: int) -> dict[str, int]:
     return {"K": columns, "BK": min(columns, 64), "BM": ROWS, "W": TILE, "BD": coordinates, "STAGES": 2, "num_warps": 8}
 
 
+def _scaled(v: Float[Tensor, "..."], e: Int32[Tensor, ""]) -> Float[Tensor, "..."]:
+    """2^e v, rounded once."""
+    return (v.double() * ((e.long() + 1023) << 52).view(torch.float64)).to(v)
+
+
 class _Scores:
-    """The arguments that the kernels share: packed points, heights and the scales that take products to units of log 2."""
+    """The arguments that the kernels share: packed points, heights and the scale that takes products to units of log 2."""
 
     def __init__(self, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> None:
         n, m = len(x), len(y)
         self.tiles = -(-m // TILE)
-        self.y_scale = _halves.exponent(y)
-        packed = pack(x, "hhl", torch.full_like(self.y_scale, LARGEST_SCALE), own=True)
-        self.x = packed.values
-        self.y = pack(y, "hlh", self.y_scale, rows=self.tiles * TILE).values
+        left, right = pack(x, "hhl"), pack(y, "hlh", rows=self.tiles * TILE)
+        self.x, self.y, self.y_exponent = left.values, right.values, right.exponent
         unit = h.new_full((1,), math.log2(math.e) / eps)
         self.h = h.new_full((self.tiles * TILE,), -torch.inf)
         self.h[:m] = h * unit
-        self.scale = _halves.scaled(unit, -(packed.exponent + self.y_scale)).float()
+        self.scale = _scaled(unit, -(left.exponent + right.exponent))
         self.n, self.columns = n, self.x.shape[1]
         self.blocks = -(-n // ROWS)
         self.each, self.programs = shares(x, self.blocks, self.tiles)
@@ -156,4 +158,4 @@ def average(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, "
     weighted_sum[(s.blocks, s.programs, -(-d // shape["BD"]))](
         s.x, s.y, s.h, s.scale, s.log2_sum(), out, n, d, s.tiles, s.each, **shape
     )
-    return _halves.scaled(out.sum(0), -s.y_scale).float()
+    return _scaled(out.sum(0), -s.y_exponent)

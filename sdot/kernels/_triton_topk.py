@@ -1,7 +1,7 @@
 """The Triton kernels of `triton.topk`: tile maxima, candidate tiles, exact scores, selection.
 
-A tile is a run of consecutive targets. `T[t, i]` is the largest score of sample i in tile t, as the first kernel computed it, in
-the sample's own scale and plus its own shift. How far it can be from the true maximum is bounded by
+A tile is a run of consecutive targets. `T[t, i]` is the largest score of sample i in tile t, as the first kernel computed it,
+plus a number of the sample's own (`edge`). How far it can be from the true maximum is bounded by
 
     b = A_i Y_t + B_i D_t + C_i L_t + gamma |T[t, i]|
 
@@ -27,23 +27,22 @@ TINY = tl.constexpr(2.0**-24)  # above what underflow can hide in scaled units, 
 LOWEST = tl.constexpr(-1e38)  # in the place of -inf, where infinity would make NaN
 
 
-@triton.jit(do_not_specialize=["n", "last"])
+@triton.jit(do_not_specialize=["n"])
 @no_type_check
 def tile_maxima(
-    X, STATS, EXPONENT, Y, H, UNIT, EDGE, T, gamma, n, last, tiles, per_program,
+    X, STATS, Y, H, EDGE, T, gamma, n, tiles, per_program,
     K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, W: tl.constexpr, PER: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Tile maxima by the matrix units: X (n, K) and Y (., K) in float16, sums in float32 that start at height + shift.
 
     Only the maximum is taken of each score; all else happens once for W of them, and once for the PER W of a tile. The second
-    grid axis splits the tiles. The shift makes all scores that matter positive (`_triton_search.Heights`): positive floats are in
-    order as whole numbers, and of these the units take the maximum of three in one instruction. A tile without a positive score
-    gets -inf.
+    grid axis splits the tiles. The shift makes all scores that matter positive (`edge`): positive floats are in order as whole
+    numbers, and of these the units take the maximum of three in one instruction. A tile without a positive score gets -inf.
     """
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     live = rows < n
-    row = tl.minimum(rows, last).to(tl.int64)
-    scale, shift = _scale_and_shift(STATS, EXPONENT, UNIT, EDGE, row, n, gamma)
+    row = tl.minimum(rows, n - 1).to(tl.int64)
+    shift = _shift(STATS, EDGE, row, n, gamma)
     first = tl.program_id(1) * per_program
     count = tl.minimum(per_program, tiles - first) * PER
     column = first.to(tl.int64) * (PER * W) + tl.arange(0, W)
@@ -56,7 +55,7 @@ def tile_maxima(
     if K == BK:
         x = tl.load(x_at)
     for turn in tl.range(0, count, num_stages=STAGES if K == BK else 1):
-        acc = tl.load(h_at)[None, :] * scale[:, None] + shift[:, None]
+        acc = shift[:, None] + tl.load(h_at)[None, :]
         if K == BK:
             acc = tl.dot(x, tl.load(y_at), acc)
         else:
@@ -73,13 +72,77 @@ def tile_maxima(
 
 @triton.jit
 @no_type_check
-def _scale_and_shift(STATS, EXPONENT, UNIT, EDGE, row, n, gamma):
-    """What the heights H of each sample are multiplied with, and what is added to its scores (`_triton_search.Heights`)."""
+def _shift(STATS, EDGE, row, n, gamma):
+    """What is added to the scores of each sample, see `edge`."""
     a, b, c = _factors(STATS, row, n, gamma)
-    scale = power(tl.load(EXPONENT + row) + tl.load(UNIT), False)
-    low = tl.load(EDGE) * scale
+    low = tl.load(EDGE)
     slack = a * tl.load(EDGE + 2) + b * tl.load(EDGE + 3) + c * tl.load(EDGE + 4) + gamma * tl.abs(low) + TINY
-    return scale, 1.01 * (tl.load(EDGE + 1) * b + slack) - low
+    return 1.01 * (tl.load(EDGE + 1) * b + slack) - low
+
+
+@triton.jit(do_not_specialize=["m"])
+@no_type_check
+def tile_heights(H, G, OUT, HIGH, m, W: tl.constexpr):
+    """OUT: heights scaled by 2^G, -inf beyond m. HIGH: the largest of each tile."""
+    DOUBLE: tl.constexpr = H.dtype.element_ty == tl.float64
+    at = tl.program_id(0).to(tl.int64) * W + tl.arange(0, W)
+    h = (tl.load(H + at, mask=at < m, other=NEG_INF) * power(tl.load(G), DOUBLE)).to(tl.float32)
+    tl.store(OUT + at, h)
+    tl.store(HIGH + tl.program_id(0), tl.max(h, axis=0))
+
+
+@triton.jit
+@no_type_check
+def edge(HIGH, TILE, G, EY, EDGE, FLOOR, LIMIT, tiles, padded, KK: tl.constexpr, B: tl.constexpr):
+    """A lower bound on the KK-th best score of every sample.
+
+    The highest targets of KK different tiles score at least their least height - |x| (their largest |y|). With that taken away
+    and the rounding error of any tile added, the KK-th best score is at least this error: a tile whose scores are all computed
+    as negative cannot hold it. Where fewer tiles have a target that is not hidden, the last of them takes its place, and
+    nothing is known of the KK-th best.
+
+    EDGE: that height, that |y|, and the largest factors Y, D, L of any tile in the bound. FLOOR: what the KK-th best score is
+    known to reach. LIMIT: the largest exponent that the scale of samples may have, given those of heights and targets.
+    """
+    low, size, limit, after, seen = NEG_INF, 0.0, float("inf"), -1, 0
+    for _ in tl.static_range(KK):
+        best, where = NEG_INF, NOWHERE
+        for start in range(0, tiles, B):
+            t = start + tl.arange(0, B)
+            high = tl.load(HIGH + t, mask=t < tiles, other=NEG_INF)
+            left = ((high < limit) | ((high == limit) & (t > after))) & (t < tiles)
+            top = tl.max(tl.where(left, high, NEG_INF), axis=0)
+            place = tl.min(tl.where(left & (high == top), t, NOWHERE), axis=0)
+            where = tl.where(top > best, place, where)
+            best = tl.maximum(best, top)
+        limit, after = best, where
+        found = best > NEG_INF
+        low = tl.where(found, best, low)
+        size = tl.maximum(size, tl.load(TILE + where, mask=found, other=0.0))
+        seen += found.to(tl.int32)
+    tl.store(EDGE, tl.where(seen > 0, low, 0.0))
+    tl.store(EDGE + 1, size)
+    for term in tl.static_range(3):
+        largest = 0.0
+        for start in range(0, tiles, B):
+            t = start + tl.arange(0, B)
+            largest = tl.maximum(largest, tl.max(tl.load(TILE + term * padded + t, mask=t < tiles, other=0.0), axis=0))
+        tl.store(EDGE + 2 + term, largest)
+    tl.store(FLOOR, tl.where(seen == KK, 0.0, NEG_INF))
+    tl.store(LIMIT, tl.minimum(tl.load(G) - tl.load(EY), 90))
+
+
+@triton.jit
+@no_type_check
+def scale_heights(H, EDGE, EX, EY, G, OUT, EDGE_OUT, W: tl.constexpr):
+    """Heights, and the height in EDGE, from their own scale 2^G to that of the products, 2^(EX + EY)."""
+    factor = power(tl.load(EX) + tl.load(EY) - tl.load(G), False)
+    at = tl.program_id(0).to(tl.int64) * W + tl.arange(0, W)
+    tl.store(OUT + at, tl.load(H + at) * factor)
+    if tl.program_id(0) == 0:
+        for i in tl.static_range(5):
+            value = tl.load(EDGE + i)
+            tl.store(EDGE_OUT + i, value * factor if i == 0 else value)
 
 
 @triton.jit
@@ -109,10 +172,11 @@ def _bound(value, a, b, c, tile_at, padded, gamma, TERMS: tl.constexpr):
 @triton.jit(do_not_specialize=["n"])
 @no_type_check
 def threshold(
-    T, STATS, TILE, FLOOR, LIMIT, COUNT, gamma, n, tiles, padded,
-    TERMS: tl.constexpr, KK: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+    T, STATS, TILE, FLOOR, LIMIT, COUNT, FIRST, gamma, n, tiles, padded,
+    TERMS: tl.constexpr, KK: tl.constexpr, SLOTS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """LIMIT: the KK-th best lower bound of each row, and at least FLOOR. COUNT: how many tiles may reach it.
+    """LIMIT: the KK-th best lower bound of each row, and at least FLOOR. COUNT: how many tiles may reach it. FIRST (SLOTS, n):
+    the first of them.
 
     The tiles are padded to a multiple of BT with maxima of -inf.
     Meant for one warp and 32 rows: then each thread has a row of its own, and no thread waits for another.
@@ -143,7 +207,13 @@ def threshold(
         high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
         # "not below" rather than "at least": a bound that is NaN must not hide its tile
         reach = ((high < limit[None, :]) == 0) & (t < tiles)[:, None]
-        count += tl.sum(reach.to(tl.int32), axis=0)
+        one = (reach & live[None, :]).to(tl.int32)
+        many = tl.sum(one, axis=0)
+        if tl.max(many, axis=0) > 0:
+            slot = count[None, :] + tl.cumsum(one, axis=0) - one
+            place = FIRST + slot * step + rows[None, :]
+            tl.store(place, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=(one > 0) & (slot < SLOTS))
+            count += many
         at += BT * step
         tile_at += BT
         t += BT
@@ -154,29 +224,40 @@ def threshold(
 @triton.jit(do_not_specialize=["n", "base", "first", "last"])
 @no_type_check
 def list_pairs(
-    T, STATS, TILE, LIMIT, START, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
-    TERMS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
+    T, STATS, TILE, LIMIT, START, FIRST, PAIR_ROW, PAIR_TILE, gamma, base, n, first, last, tiles, padded,
+    TERMS: tl.constexpr, SLOTS: tl.constexpr, BR: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile."""
+    """The candidate (row, tile) pairs of rows first to last: those of row i from START[i] - base on, by increasing tile.
+
+    Taken from FIRST, and where some row has more than SLOTS of them, found again.
+    """
     rows = first + tl.program_id(0) * BR + tl.arange(0, BR)
     live, step, t = rows < last, n.to(tl.int64), tl.arange(0, BT)
-    a, b, c = _factors(STATS, tl.minimum(rows, n - 1), n, gamma)
-    limit, place = tl.load(LIMIT + rows, mask=live, other=0.0), tl.load(START + rows, mask=live, other=0) - base
-    at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
-    for _ in range(0, padded, BT):
-        value = tl.load(at, mask=live[None, :], other=0.0)
-        high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
-        chosen = ((high < limit[None, :]) == 0) & live[None, :] & (t < tiles)[:, None]
-        one = chosen.to(tl.int32)
-        many = tl.sum(one, axis=0)
-        if tl.max(many, axis=0) > 0:  # few blocks hold a candidate
-            to = place[None, :] + tl.cumsum(one, axis=0) - one
-            tl.store(PAIR_ROW + to, tl.zeros([BT, BR], tl.int32) + rows[None, :], mask=chosen)
-            tl.store(PAIR_TILE + to, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=chosen)
-            place += many
-        at += BT * step
-        tile_at += BT
-        t += BT
+    begin = tl.load(START + rows, mask=live, other=0)
+    count, place = tl.load(START + rows + 1, mask=live, other=0) - begin, begin - base
+    if tl.max(count, axis=0) <= SLOTS:
+        for slot in tl.static_range(SLOTS):
+            inside = live & (slot < count)
+            tl.store(PAIR_ROW + place + slot, rows, mask=inside)
+            tl.store(PAIR_TILE + place + slot, tl.load(FIRST + slot * step + rows, mask=inside, other=0), mask=inside)
+    else:
+        a, b, c = _factors(STATS, tl.minimum(rows, n - 1), n, gamma)
+        limit = tl.load(LIMIT + rows, mask=live, other=0.0)
+        at, tile_at = T + t[:, None] * step + rows[None, :], TILE + t
+        for _ in range(0, padded, BT):
+            value = tl.load(at, mask=live[None, :], other=0.0)
+            high = value + _bound(value, a, b, c, tile_at, padded, gamma, TERMS)
+            chosen = ((high < limit[None, :]) == 0) & live[None, :] & (t < tiles)[:, None]
+            one = chosen.to(tl.int32)
+            many = tl.sum(one, axis=0)
+            if tl.max(many, axis=0) > 0:  # few blocks hold a candidate
+                to = place[None, :] + tl.cumsum(one, axis=0) - one
+                tl.store(PAIR_ROW + to, tl.zeros([BT, BR], tl.int32) + rows[None, :], mask=chosen)
+                tl.store(PAIR_TILE + to, tl.zeros([BT, BR], tl.int32) + t[:, None], mask=chosen)
+                place += many
+            at += BT * step
+            tile_at += BT
+            t += BT
 
 
 @triton.jit
@@ -193,11 +274,10 @@ def _pick(score, column, limit, after):
 @triton.jit(do_not_specialize=["pairs"])
 @no_type_check
 def rescore(
-    X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, m_padded, d,
+    X, Y, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, d,
     KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The KK best targets of every pair, scored from the points as they came: X (n, d), YT (d, m_padded), with rows of zeros
-    up to a multiple of BD.
+    """The KK best targets of every pair, scored from the points as they came: X (n, d), Y (m, d), BD coordinates at a time.
 
     ORDER sorts the pairs by tile, so that neighbours share the targets they read.
     """
@@ -210,22 +290,22 @@ def rescore(
     last = tl.max(tile, axis=0)
     while t <= last:
         column = t * W + tl.arange(0, W)
+        known = column < m
+        y_at = Y + tl.minimum(column, m - 1).to(tl.int64) * d
         acc = tl.zeros([BR, W], H.dtype.element_ty)
         if BD == 1:
-            y_at = YT + column.to(tl.int64)
             for k in range(d):
-                acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
-                y_at += m_padded
+                acc += tl.load(x_at + k)[:, None] * tl.load(y_at + k)[None, :]
         else:
             feature = tl.arange(0, BD)
-            y_block = YT + feature[:, None] * m_padded.to(tl.int64) + column[None, :]
             for k in range(0, d, BD):
-                x = tl.load(x_at[:, None] + k + feature[None, :], mask=(k + feature < d)[None, :], other=0.0)
-                acc = tl.dot(x, tl.load(y_block), acc, input_precision="ieee")
-                y_block += BD * m_padded
-        acc += tl.load(H + column)[None, :]
+                inside = k + feature < d
+                x = tl.load(x_at[:, None] + k + feature[None, :], mask=inside[None, :], other=0.0)
+                y = tl.load(y_at[None, :] + k + feature[:, None], mask=inside[:, None], other=0.0)
+                acc = tl.dot(x, y, acc, input_precision="ieee")
+        acc += tl.load(H + column, mask=known, other=NEG_INF)[None, :]
         acc = tl.where(acc == acc, acc, NEG_INF)  # NaN (overflow on both sides) never wins
-        column2 = tl.zeros([BR, W], tl.int32) + tl.where(column < m, column, NOWHERE)[None, :]
+        column2 = tl.zeros([BR, W], tl.int32) + tl.where(known, column, NOWHERE)[None, :]
         limit, after = tl.full([BR], float("inf"), H.dtype.element_ty), tl.full([BR], -1, tl.int32)
         for q in tl.static_range(KK):
             limit, after = _pick(acc, column2, limit, after)

@@ -24,6 +24,8 @@ from torch import Tensor
 from . import _keops_cuda
 from ._unavailable import Unavailable
 
+# what a trial runs: it compiles KeOps' own parts, which this process then finds made
+FIRST = "import torch; from sdot.kernels import keops; x = torch.ones(2, 4, device='cuda'); keops.topk(x, x, x[:, 0], 1)"
 _lock = threading.Lock()  # two threads that compile one formula break each other
 
 
@@ -106,6 +108,11 @@ def _keops(like: Tensor) -> Iterator[tuple[Any, Any]]:
                     f"{pykeops.config.pykeops_cuda.cuda_message or 'it was imported without a GPU in sight'} It needs the CUDA "
                     f"toolkit (cuda.h, nvrtc.h and the libraries nvrtc and cudart; set CUDA_PATH before the first import of "
                     f"pykeops); install it or use backend='blocked'."
+                )
+            if like.is_cuda and _keops_cuda.TRIAL not in os.environ and (failed := _keops_cuda.trial(FIRST)):
+                raise Unavailable(
+                    f"backend 'keops' cannot run on the GPU here: {failed}. Install a C++ compiler with a shared libstdc++ and the "
+                    f"CUDA toolkit that torch was built for, or use backend='blocked'."
                 )
             yield Vi, Vj
         except (torch.OutOfMemoryError, Unavailable):
