@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="budget of the whole run (%(default)s)")
     parser.add_argument("--out", type=Path, default=record.RESULTS / "gpu")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages (all)")
-    parser.add_argument("--warm", metavar="METHOD", help="run a method once on every case that it is timed on, and time nothing")
+    parser.add_argument(
+        "--warm", metavar="METHOD", help="run a method once on every case that it is timed on, and time nothing"
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="METHOD", help="methods that are left out")
     parser.add_argument("--dry-run", action="store_true")
     settings = parser.parse_args()
@@ -229,7 +231,9 @@ def shape_rows(dry: bool) -> Iterator[dict[str, Any]]:
     except ImportError:
         return
     usual, before = search.matrix_shape, (search.ROWS, search.COLUMNS, search.PER)
-    for d, (rows, columns, per, warps, stages) in itertools.product((20,) if dry else (64, 128, 16), SHAPES[:2] if dry else SHAPES):
+    for d, (rows, columns, per, warps, stages) in itertools.product(
+        (20,) if dry else (64, 128, 16), SHAPES[:2] if dry else SHAPES
+    ):
         search.ROWS, search.COLUMNS, search.PER = rows, columns, per
         own = {"BM": rows, "W": columns, "PER": per, "num_warps": warps, "STAGES": stages}
         search.matrix_shape = lambda wide, own=own: {**usual(wide), **own}
@@ -243,7 +247,14 @@ def shape_rows(dry: bool) -> Iterator[dict[str, Any]]:
 SHAPES = [  # samples, targets, products a tile, warps, stages
     *((128, 128, per, 4, 3) for per in (2, 1, 4)),
     *((128, 128, 2, 4, stages) for stages in (2, 4)),
-    *((128, 128, 2, 8, 3), (256, 128, 2, 8, 2), (256, 128, 2, 8, 3), (128, 64, 4, 4, 3), (128, 64, 4, 4, 4), (64, 128, 2, 4, 3)),
+    *(
+        (128, 128, 2, 8, 3),
+        (256, 128, 2, 8, 2),
+        (256, 128, 2, 8, 3),
+        (128, 64, 4, 4, 3),
+        (128, 64, 4, 4, 4),
+        (64, 128, 2, 4, 3),
+    ),
     *((64, 256, 1, 4, 3), (128, 256, 1, 8, 2), (128, 256, 1, 8, 3)),
 ]
 

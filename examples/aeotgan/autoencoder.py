@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,12 @@ def fit(config: Config, images: Images, model: nn.Module, training: Training) ->
 def epoch_rows(n: int, size: int, step: int, seed: int, key: int) -> Tensor:
     """The rows of a step's batch: in an epoch each row comes once, in an order of the epoch's own. Left-overs are skipped."""
     epoch, k = divmod(step, n // size)
-    order = torch.randperm(n, generator=machine.keyed(seed, key, epoch, 0))
-    return order[k * size : (k + 1) * size]
+    return _order(n, seed, key, epoch)[k * size : (k + 1) * size]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, key: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=machine.keyed(seed, key, epoch, 0))
 
 
 @torch.no_grad()

@@ -224,8 +224,9 @@ def _descend(optimizer: Any, loss: Tensor) -> None:
 @torch.no_grad()
 def blend(average: nn.Module, network: nn.Module, ema: float) -> None:
     """average <- ema * average + (1 - ema) * network, statistics of batches included."""
-    for a, b in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if a.is_floating_point():
-            a.lerp_(b, 1 - ema)
-        else:
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    old, new = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(old, new, 1 - ema)  # all in one launch
+    for a, b in pairs:
+        if not a.is_floating_point():
             a.copy_(b)

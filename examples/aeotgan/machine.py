@@ -48,8 +48,8 @@ class Machine:
         return self.fast(module)
 
     def fast(self, module: nn.Module) -> Any:
-        """Compiled on CUDA."""
-        return torch.compile(module) if self.device.type == "cuda" else module
+        """Compiled on CUDA, for each size of batch anew: networks share code, so that sizes would otherwise become variables."""
+        return torch.compile(module, dynamic=False) if self.device.type == "cuda" else module
 
     def placed(self, module: nn.Module) -> nn.Module:
         """The module on the device; its batch statistics are those of all processes where that can be had."""

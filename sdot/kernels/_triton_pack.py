@@ -102,7 +102,7 @@ class Packed:
     exponent: Int32[Tensor, ""]
 
 
-def exponent(v: Float[Tensor, "..."], most: Int32[Tensor, ""] | int, top: int = _halves.TOP) -> Int32[Tensor, ""]:
+def exponent(v: Float[Tensor, ...], most: Int32[Tensor, ""] | int, top: int = _halves.TOP) -> Int32[Tensor, ""]:
     """The largest e up to `most` for which 2^e v stays below 2^top; what is not finite does not count."""
     e = most.clone() if isinstance(most, Tensor) else torch.full((), most, dtype=torch.int32, device=v.device)
     lower[(-(-v.numel() // BLOCK),)](v.contiguous(), e, v.numel(), TOP=top, B=BLOCK)

@@ -62,7 +62,7 @@ class Heights:
     exact: Float[Tensor, " m"]
     first: Float[Tensor, " p"]
     g: Int32[Tensor, ""]
-    edge: Float[Tensor, "5"]
+    edge: Float[Tensor, 5]
     floor: Float[Tensor, ""]
     limit: Int32[Tensor, ""]
 
@@ -78,7 +78,7 @@ class Heights:
         )
         return cls(h, first, g, edge, floor, limit)
 
-    def scaled(self, x: Packed, targets: Targets) -> tuple[Float[Tensor, " p"], Float[Tensor, "5"]]:
+    def scaled(self, x: Packed, targets: Targets) -> tuple[Float[Tensor, " p"], Float[Tensor, 5]]:
         """`first` and `edge` in the scale of products with these samples."""
         heights, edge = torch.empty_like(self.first), torch.empty_like(self.edge)
         _triton_topk.scale_heights[(targets.tiles,)](
@@ -134,8 +134,8 @@ class Candidates:
         x, n = x.contiguous(), len(x)
         packed = pack(x, form(x.shape[1], "hhl"), heights.limit)
         maxima = first_pass(packed, targets, heights)
-        limit, whole = torch.empty_like(packed.stats[0]), {"dtype": torch.int32, "device": x.device}
-        count, first = torch.empty(n, **whole), torch.empty(SLOTS, n, **whole)
+        limit, kept = torch.empty_like(packed.stats[0]), torch.empty(1 + SLOTS, n, dtype=torch.int32, device=x.device)
+        count, first = kept[0], kept[1:]
         _triton_topk.threshold[(-(-n // 32),)](
             maxima, packed.stats, targets.bounds, heights.floor, limit, count, first, targets.gamma, n, targets.tiles,
             len(maxima), TERMS=terms(x.shape[1]), KK=width, SLOTS=SLOTS, BR=32, BT=GROUP, num_warps=1,
@@ -143,9 +143,7 @@ class Candidates:
         start = torch.zeros(n + 1, dtype=torch.int64, device=x.device)
         torch.cumsum(count, 0, out=start[1:])
         total = torch.empty((), dtype=torch.int64, pin_memory=x.is_cuda).copy_(start[-1], non_blocking=True)
-        counted = torch.cuda.Event() if x.is_cuda else None
-        if counted is not None:
-            counted.record()
+        counted = torch.cuda.current_stream(x.device).record_event() if x.is_cuda else None
         return cls(x, targets, heights, packed, maxima, limit, first, start, width, total, counted)
 
     def resolve(self, value: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> None:

@@ -316,7 +316,9 @@ def rescore(
 
 @triton.jit(do_not_specialize=["base", "first", "last"])
 @no_type_check
-def merge(STATS, START, VALUE, INDEX, OUT, WHERE, base, first, last, m, k, KK: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr):
+def merge(
+    STATS, START, VALUE, INDEX, OUT, WHERE, base, first, last, m, k, KK: tl.constexpr, BR: tl.constexpr, BE: tl.constexpr
+):
     """OUT, WHERE (rows, k): the k best of each row's entries, from KK START[i] to KK START[i + 1], both less KK base.
 
     Samples that are not finite get the value NaN.

@@ -1,10 +1,10 @@
 """Fused kernels for NVIDIA GPUs, written in Triton: no score ever leaves the chip.
 
 `topk` is exact where it decides. A first pass looks at all scores in low precision (float16 on the matrix units from 16
-dimensions up, split float16 below) and keeps one number a tile of targets, its maximum. A rigorous bound on the rounding of that
-pass (`_halves`) says which tiles can hold one of the k best targets, hardly more than one a row, and only these are scored again,
-in the precision of the points: float32 or float64. Ties go to the lowest index. A row of x that is not finite gives the value NaN
-and some valid index.
+dimensions up, split float16 below) and keeps one number a tile of targets, its maximum. A rigorous bound on the rounding of
+that pass (`_halves`) says which tiles can hold one of the k best targets, hardly more than one a row, and only these are scored
+again, in the precision of the points: float32 or float64. Ties go to the lowest index. A row of x that is not finite gives the
+value NaN and some valid index.
 
 The softened reductions use split float16 products, whose error of about 2^-21 |x| |y| is a few times that of float32; they hand
 float64 to `blocked`, and so does `topk` for k > 8. Triton compiles at first use, some seconds a shape, and keeps the result on
