@@ -48,7 +48,7 @@ class Machine:
         return self.fast(module)
 
     def fast(self, module: nn.Module) -> Any:
-        """Compiled on CUDA, for each size of batch anew: networks share code, so that sizes would otherwise become variables."""
+        """Compiled on CUDA, for each size of batch anew: networks share code, and sizes would become variables."""
         return torch.compile(module, dynamic=False) if self.device.type == "cuda" else module
 
     def placed(self, module: nn.Module) -> nn.Module:

@@ -4,9 +4,9 @@ KeOps asks the system for the libraries `cuda`, `nvrtc` and `cudart`, and for cu
 them is missing it drops to the CPU and says so only on standard output. The wheels that torch brings have all of it, in folders
 of their own. So before KeOps is imported, links to them are put into one temporary folder.
 
-KeOps may then still bring its process down: a compiler that finds no shared libstdc++ builds a second one into what it makes, and
-two in one process do not agree. So that folder holds a link to the one that runs, and a first formula is tried in a process of
-its own.
+KeOps may then still bring its process down: a compiler that finds no shared libstdc++ builds a second one into what it makes,
+and two in one process do not agree. So that folder holds a link to the one that runs, and a first formula is tried in a process
+of its own.
 """
 
 from __future__ import annotations

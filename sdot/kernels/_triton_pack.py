@@ -1,4 +1,4 @@
-"""Points as the matrix units read them: float16, scaled by powers of two and split in parts, with the norms of what was lost."""
+"""Points as the matrix units read them: float16, scaled by powers of two and split in parts, and the norms of what was lost."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ RESCORED = 16  # pairs a program: larger blocks spill registers
 
 @dataclass(frozen=True)
 class Targets:
-    """What depends on y alone: as it came, for the exact scores, and as the first pass reads it, with zeros up to whole tiles."""
+    """What depends on y alone: as it came, for the exact scores, and as the first pass reads it, zeros up to whole tiles."""
 
     y: Float[Tensor, "m d"]
     packed: Packed

@@ -6,8 +6,8 @@ plus a number of the sample's own (`edge`). How far it can be from the true maxi
     b = A_i Y_t + B_i D_t + C_i L_t + gamma |T[t, i]|
 
 with three numbers a sample (made from STATS, shape (3, n)) and three a tile (TILE, shape (3, tiles)); `_halves` derives them.
-Only tiles whose upper bound T + b reaches the k-th best lower bound T - b can hold one of the k best targets, and only those are
-scored again, in the precision of the points. Padded targets have height -inf. Offsets that grow with n m or n d are 64-bit.
+Only tiles whose upper bound T + b reaches the k-th best lower bound T - b can hold one of the k best targets, and only those
+are scored again, in the precision of the points. Padded targets have height -inf. Offsets that grow with n m or n d are 64-bit.
 
 Decorators: `no_type_check` keeps shape checkers away from functions that are never run by Python.
 """
