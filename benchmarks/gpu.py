@@ -190,6 +190,8 @@ def worth_timing(name: str, case: Case) -> bool:
         return large and bar and (case.d == 64 or "TF32" not in name)
     if name == "brute force":
         return large and bar
+    if name == "keops":
+        return bar and case.k <= 2
     return name == "triton" or (bar if large else case.k <= 2)
 
 
