@@ -270,6 +270,7 @@ def everywhere(backend: str) -> Iterator[None]:
         yield
     finally:
         kernels.BACKENDS.update(before)
+        kernels._failed.clear()
 
 
 SOLVED = {  # problem: tolerance, methods
@@ -286,7 +287,7 @@ def solver_rows(dry: bool) -> Iterator[dict[str, Any]]:
     for name, (tol, names) in {"plane-1000": (0.05, ("blocked", "POT"))}.items() if dry else SOLVED.items():
         p = make(name)
         target = sdot.DiscreteMeasure(p.target.points.to(DEVICE), p.target.weights.to(DEVICE))
-        for method in names:
+        for method in (name for name in names if name not in LEFT_OUT):
             row = {"problem": name, "m": len(target), "d": target.dim, "tol": tol, "method": method}
             try:
                 for _ in range(1 if method == "POT" or len(target) > 10**5 else 2):  # the last one counts: it compiles nothing

@@ -86,7 +86,7 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
         maps = (single, single, single, single, single, i32, i32)
         yield "threshold", 0, {"k": k}, topk.threshold.warmup(*maps, 0.1, N, tiles, tiles, KK=k, **block)
         for d, kind in ((64, single), (3, single), (3, double), (64, double)):
-            points = (kind, kind, kind, i64, i32, i32, kind, i32, N, M, d)
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, N, M, search.tile_size() * tiles, d)
             shape = {
                 "BR": search.RESCORED,
                 "W": search.tile_size(),
@@ -119,7 +119,7 @@ def smallest() -> None:
         pack.pack_points.warmup(kind, i32, half, single, 1, 1, 1, K=16, D=2, FORM=1, BR=1024, **grid)
         topk.tile_heights.warmup(kind, i32, single, single, 1, W=256, **grid)
         for features in (1, search.FEATURES)[: 1 if kind == double else 2]:
-            points = (kind, kind, kind, i64, i32, i32, kind, i32, 1, 1, 1)
+            points = (kind, kind, kind, i64, i32, i32, kind, i32, 1, 1, 256, 1)
             topk.rescore.warmup(*points, KK=1, BR=16, W=256, BD=features, **grid)
         topk.merge.warmup(single, i64, kind, i32, kind, i64, 0, 0, 1, 1, 1, KK=1, BR=128, BE=4, **grid)
     topk.edge.warmup(single, single, i32, i32, single, single, i32, 1, 8, KK=1, B=1024, **grid)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from torch import Tensor
 
 import sdot
 from benchmarks import record
+from sdot.kernels import BACKENDS
 
+FUNCTIONS = ("topk", "soft_mass")
+GPU_SAMPLES = 262_144  # of the sweep on a GPU
 DIMS, TARGETS, KS = (2, 3, 8, 16, 32, 64, 128), (1000, 10_000, 50_000, 200_000), (1, 2, 8)
 TABLE = Path(__file__).parent.parent / "sdot" / "kernels" / "choice.json"
 ROWS = 64  # fewer rows would starve the product of `plain`
@@ -123,23 +126,42 @@ def sampling(threads: int) -> dict[str, Any]:
 
 
 def write_table(rows: list[dict[str, Any]], dims: tuple[int, ...], targets: tuple[int, ...]) -> None:
-    """For topk, k = 1 and 2 decide together. The tree is left out: its speed depends on the heights."""
+    """For a CPU from these rows, for GPUs from what `benchmarks.gpu` has saved."""
+    kinds = {"cpu": {"d": dims, "m": targets} | table(rows, dims, targets), "cuda": gpu_table(record.RESULTS / "gpu")}
+    parts = []
+    for kind, found in kinds.items():
+        lines = [f'  "{axis}": {json.dumps(found[axis])}' for axis in ("d", "m")]
+        lines += [f'  "{f}": [\n   ' + ",\n   ".join(map(json.dumps, found[f])) + "\n  ]" for f in FUNCTIONS]
+        parts.append(f' "{kind}": {{\n' + ",\n".join(lines) + "\n }")
+    TABLE.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    print(f"wrote {TABLE.name}")
+
+
+def table(rows: list[dict[str, Any]], dims: Sequence[int], targets: Sequence[int]) -> dict[str, Any]:
+    """The backends that beat `blocked`, the fastest first, for every function and size.
+
+    For topk, k = 1 and 2 decide together. The tree is left out: its speed depends on the heights.
+    """
 
     def names(function: str, d: int, m: int) -> str:
         met = [r["speed"] for r in rows if (r["function"], r["d"], r["m"]) == (function, d, m) and r["k"] < 8]
         cost = {b: sum(1 / speed[b] for speed in met) for b in met[0] if b not in ("plain", "tree")}
         return " ".join(b for b in sorted(cost, key=cost.__getitem__) if cost[b] < cost["blocked"])
 
-    kinds = json.loads(TABLE.read_text())
-    functions = ("topk", "soft_mass")
-    kinds["cpu"] = {"d": dims, "m": targets} | {f: [[names(f, d, m) for m in targets] for d in dims] for f in functions}
-    parts = []
-    for kind, table in kinds.items():
-        lines = [f'  "{axis}": {json.dumps(table[axis])}' for axis in ("d", "m")]
-        lines += [f'  "{f}": [\n   ' + ",\n   ".join(map(json.dumps, table[f])) + "\n  ]" for f in functions]
-        parts.append(f' "{kind}": {{\n' + ",\n".join(lines) + "\n }")
-    TABLE.write_text("{\n" + ",\n".join(parts) + "\n}\n")
-    print(f"wrote {TABLE.name}")
+    return {f: [[names(f, d, m) for m in targets] for d in dims] for f in FUNCTIONS}
+
+
+def gpu_table(folder: Path) -> dict[str, Any]:
+    """The same from the timings on a GPU, where all backends that it times were timed."""
+    speeds = dict[tuple[str, int, int, int], dict[str, float]]()
+    for function, name in zip(FUNCTIONS, ("topk", "soft"), strict=True):
+        for r in json.loads((folder / f"{name}.json").read_text())["rows"]:
+            if (r["n"], r["dtype"]) == (GPU_SAMPLES, "float32") and r["method"] in BACKENDS and "ms" in r:
+                speeds.setdefault((function, r["d"], r["m"], r["k"]), {})[r["method"]] = r["n"] * r["m"] / r["ms"]
+    rows = [dict(zip(("function", "d", "m", "k"), key, strict=True), speed=s) for key, s in speeds.items() if "blocked" in s]
+    dims, targets = ({r[axis] for r in rows if r["function"] == f} for axis in ("d", "m") for f in FUNCTIONS[1:])
+    d, m = sorted(dims), sorted(targets)
+    return {"d": d, "m": m} | table(rows, d, m)
 
 
 if __name__ == "__main__":

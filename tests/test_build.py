@@ -107,6 +107,24 @@ def test_the_shipped_table_names_backends_that_exist():
                 assert {b for names in row for b in names.split()} <= {*kernels.BACKENDS, "triton"}
 
 
+def test_the_shipped_table_is_what_was_measured_on_a_gpu():
+    kernels = pytest.importorskip("benchmarks.kernels")
+    assert choice.table()["cuda"] == kernels.gpu_table(kernels.record.RESULTS / "gpu")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_triton_is_for_calls_that_pay_for_its_launches():
+    class Points:
+        shape, device = (choice.WORTH // 1024, 64), torch.device("cuda")
+
+    class Fewer(Points):
+        shape = (choice.WORTH // 1024 - 1, 64)
+
+    y = torch.empty(1024, 64)
+    assert choice.order("topk", Points(), y, 2) == ["triton", "blocked"]
+    assert choice.order("topk", Fewer(), y, 2) == ["blocked"]
+
+
 def test_environment_and_argument_override_the_table(monkeypatch):
     x, h = torch.randn(30, 3), torch.zeros(30)
     called = []

@@ -71,7 +71,7 @@ def test_a_crash_is_said(monkeypatch):
 
     monkeypatch.setattr(pykeops.config, "gpu_available", True)
     monkeypatch.setattr(keops, "FIRST", "import os, signal; os.kill(os.getpid(), signal.SIGABRT)")
-    with pytest.raises(keops.Unavailable, match=r"cannot run on the GPU.*signal 6.*backend='blocked'"), keops._keops(OnGPU()):
+    with pytest.raises(keops.Unavailable, match=r"cannot run on the GPU.*signal 6.*backend='triton'"), keops._keops(OnGPU()):
         pass
 
 

@@ -8,8 +8,8 @@ Several implementations share each signature; this is the only place that knows 
 | `blocked` | matrix products in tiles | anywhere torch runs |
 | `fused` | C loops, compiled at first use | CPU |
 | `tree` | lifted k-d tree, `topk` only, decided in float64 | CPU; on request, for heights near their optimum |
-| `keops` | compiled KeOps formulas | CUDA in low dimension |
-| `triton` | fused tiles, exact where it decides | CUDA, float32; on request until it has been measured |
+| `keops` | compiled KeOps formulas | CPU and CUDA, on request |
+| `triton` | fused tiles, exact where it decides | CUDA, from `choice.WORTH` scores on |
 
 "auto" tries them in the order that was measured to be fastest (`choice.py`); SDOT_BACKEND puts another one first.
 """

@@ -4,9 +4,8 @@ KeOps asks the system for the libraries `cuda`, `nvrtc` and `cudart`, and for cu
 them is missing it drops to the CPU and says so only on standard output. The wheels that torch brings have all of it, in folders
 of their own. So before KeOps is imported, links to them are put into one temporary folder.
 
-KeOps may then still bring its process down: a compiler that finds no shared libstdc++ builds a second one into what it makes,
-and two in one process do not agree. So that folder holds a link to the one that runs, and a first formula is tried in a process
-of its own.
+KeOps may then still bring its process down: on one machine (CUDA 13) its compiler interface held a second copy of the C++
+library and crashed. So a first formula is tried in a process of its own.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ def visible() -> Iterator[None]:
         return
     folder, find = Path(_fresh_folder()), ctypes.util.find_library
     lay_out(folder, _roots())
-    for loaded in _loaded("libstdc++.so"):
-        _link(folder / "lib64" / "libstdc++.so", loaded)
     os.environ["CUDA_PATH"] = str(folder)
     os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(folder / "lib64"), os.environ.get("LIBRARY_PATH")]))
     for name in LIBRARIES:  # what KeOps compiles names them without a path
@@ -90,13 +87,6 @@ def trial(code: str) -> str:
     said = run.stderr.strip().splitlines()[-1:]
     why = f"died of signal {-run.returncode}" if run.returncode < 0 else f"ended with {run.returncode}"
     return f"a trial in a process of its own {why}" + "".join(f" ({line})" for line in said)
-
-
-def _loaded(name: str) -> list[Path]:
-    """Libraries of this name that are in the process."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    return [Path(line.split()[-1]) for line in lines if f"/{name}" in line][:1]
 
 
 def _roots() -> list[Path]:

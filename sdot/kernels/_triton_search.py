@@ -27,15 +27,18 @@ RESCORED = 16  # pairs a program: larger blocks spill registers
 class Targets:
     """What depends on y alone: as it came, for the exact scores, and as the first pass reads it, zeros up to whole tiles."""
 
-    y: Float[Tensor, "m d"]
+    y: Float[Tensor, "f p"]  # transposed, so that neighbours are read together
     packed: Packed
     bounds: Float[Tensor, "3 t"]
+    m: int
 
     @classmethod
     def prepare(cls, y: Float[Tensor, "m d"]) -> Targets:
-        tiles = -(-len(y) // tile_size())
-        packed = pack(y, form(y.shape[1], "hlh"), rows=tile_size() * tiles)
-        return cls(y.contiguous(), packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP))
+        (m, d), tiles = y.shape, -(-len(y) // tile_size())
+        size = tile_size() * tiles
+        packed, padded = pack(y, form(d, "hlh"), rows=size), y.new_zeros(-(-d // features(y)) * features(y), size)
+        padded[:d, :m] = y.T
+        return cls(padded, packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP), m)
 
     @property
     def tiles(self) -> int:
@@ -169,11 +172,11 @@ class Candidates:
             first, last, targets.tiles, len(self.maxima), TERMS=terms(x.shape[1]), SLOTS=SLOTS, BR=32, BT=GROUP, num_warps=1,
         )  # fmt: skip
         _triton_topk.rescore[(-(-pairs // RESCORED),)](
-            x, targets.y, self.heights.exact, tile.argsort(), row, tile, score, where, pairs, len(targets.y), x.shape[1],
-            KK=width, BR=RESCORED, W=tile_size(), BD=features(x), num_warps=4,
+            x, targets.y, self.heights.exact, tile.argsort(), row, tile, score, where, pairs, targets.m, targets.y.shape[1],
+            x.shape[1], KK=width, BR=RESCORED, W=tile_size(), BD=features(x), num_warps=4,
         )  # fmt: skip
         _triton_topk.merge[(-(-(last - first) // 128),)](
-            stats, self.start, score, where, value, index, base, first, last, len(targets.y), value.shape[1],
+            stats, self.start, score, where, value, index, base, first, last, targets.m, value.shape[1],
             KK=width, BR=128, BE=4, num_warps=4,
         )  # fmt: skip
 

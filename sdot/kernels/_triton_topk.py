@@ -274,10 +274,11 @@ def _pick(score, column, limit, after):
 @triton.jit(do_not_specialize=["pairs"])
 @no_type_check
 def rescore(
-    X, Y, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, d,
+    X, YT, H, ORDER, PAIR_ROW, PAIR_TILE, VALUE, INDEX, pairs, m, padded, d,
     KK: tl.constexpr, BR: tl.constexpr, W: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The KK best targets of every pair, scored from the points as they came: X (n, d), Y (m, d), BD coordinates at a time.
+    """The KK best targets of every pair, scored from the points as they came: X (n, d), YT (d, padded), with rows of zeros up
+    to a multiple of the BD coordinates that are taken at a time.
 
     ORDER sorts the pairs by tile, so that neighbours share the targets they read.
     """
@@ -291,18 +292,19 @@ def rescore(
     while t <= last:
         column = t * W + tl.arange(0, W)
         known = column < m
-        y_at = Y + tl.minimum(column, m - 1).to(tl.int64) * d
         acc = tl.zeros([BR, W], H.dtype.element_ty)
         if BD == 1:
+            y_at = YT + column.to(tl.int64)
             for k in range(d):
-                acc += tl.load(x_at + k)[:, None] * tl.load(y_at + k)[None, :]
+                acc += tl.load(x_at + k)[:, None] * tl.load(y_at)[None, :]
+                y_at += padded
         else:
             feature = tl.arange(0, BD)
+            y_block = YT + feature[:, None] * padded.to(tl.int64) + column[None, :]
             for k in range(0, d, BD):
-                inside = k + feature < d
-                x = tl.load(x_at[:, None] + k + feature[None, :], mask=inside[None, :], other=0.0)
-                y = tl.load(y_at[None, :] + k + feature[:, None], mask=inside[:, None], other=0.0)
-                acc = tl.dot(x, y, acc, input_precision="ieee")
+                x = tl.load(x_at[:, None] + k + feature[None, :], mask=(k + feature < d)[None, :], other=0.0)
+                acc = tl.dot(x, tl.load(y_block), acc, input_precision="ieee")
+                y_block += BD * padded
         acc += tl.load(H + column, mask=known, other=NEG_INF)[None, :]
         acc = tl.where(acc == acc, acc, NEG_INF)  # NaN (overflow on both sides) never wins
         column2 = tl.zeros([BR, W], tl.int32) + tl.where(known, column, NOWHERE)[None, :]

@@ -19,6 +19,7 @@ from torch import Tensor
 from . import fused
 
 FEW = 16  # samples that are not worth packing many targets for
+WORTH = 2**27  # scores that pay for the launches of the Triton kernels
 
 
 def order(name: str, x: Tensor, y: Tensor, last: Any) -> list[str]:
@@ -54,6 +55,8 @@ def _place(grid: list[int], value: int) -> int:
 
 
 def _suits(backend: str, name: str, x: Tensor, y: Tensor, last: Any) -> bool:
+    if backend == "triton":
+        return x.shape[0] * y.shape[0] >= WORTH
     if backend != "fused":
         return True
     return (name != "topk" or last <= fused.MAX_K) and (x.shape[0] >= FEW or y.numel() < 2**16)

@@ -111,8 +111,8 @@ def _keops(like: Tensor) -> Iterator[tuple[Any, Any]]:
                 )
             if like.is_cuda and _keops_cuda.TRIAL not in os.environ and (failed := _keops_cuda.trial(FIRST)):
                 raise Unavailable(
-                    f"backend 'keops' cannot run on the GPU here: {failed}. Install a C++ compiler with a shared libstdc++ and "
-                    f"the CUDA toolkit that torch was built for, or use backend='blocked'."
+                    f"backend 'keops' cannot run on the GPU here: {failed}. Try another release of "
+                    f"pykeops, or another CUDA toolkit, or use backend='triton' or 'blocked'."
                 )
             yield Vi, Vj
         except (torch.OutOfMemoryError, Unavailable):
