@@ -65,7 +65,7 @@ def kernels() -> Iterator[tuple[str, int, dict[str, int], Any]]:
     search, topk, soft, pack, halves = (import_module(f"sdot.kernels.{name}") for name in PARTS)
     tiles = 8 * -(-M // (8 * search.tile_size()))
     one, four = {"grid": (1,), "num_warps": 1}, {"grid": (1,), "num_warps": 4}
-    for d in (2, 5, 8, 15, 16, 32, 64, 128, 256, 512):
+    for d in (3, 5, 8, 15, 16, 32, 64, 128, 256, 512):
         form = search.form(d, "hhl")
         columns = halves.width(d, len(form))
         shape = search.matrix_shape(columns)
