@@ -75,7 +75,8 @@ def pair_gap(
     """
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     _, pair = torch.unique(low * (int(high.max()) + 1) + high, return_inverse=True)
-    count, total = torch.bincount(pair), torch.bincount(pair, weights=gap)
+    count = torch.bincount(pair)
+    total = torch.zeros_like(count, dtype=gap.dtype).scatter_add_(0, pair, gap)
     return (total.index_select(0, pair) + usual) / (count.index_select(0, pair) + 1)
 
 
