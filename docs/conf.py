@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from docutils.nodes import SkipNode, math, math_block
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx_gallery.sorting import ExplicitOrder
@@ -24,7 +26,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
@@ -34,6 +35,7 @@ highlight_language = "none"
 pygments_style = "friendly"
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
+html_math_renderer = "mathml"  # below: browsers show it by themselves, and nothing is fetched
 myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"
@@ -52,7 +54,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "header_links_before_dropdown": 9,
 }
-html_sidebars = {"index": [], "changelog": [], "references": []}
+html_sidebars = dict.fromkeys(("index", "changelog", "references", "benchmarks", "extending", "notation"), [])
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -128,7 +130,18 @@ def links(_: Sphinx, __: str, content: list[str]) -> None:
     content[0] = re.sub(r"\]\(tutorials/(plot_\w+)\.py\)", r"](gallery/\1.rst)", content[0])
 
 
+def inline_mathml(translator: Any, node: math) -> None:
+    translator.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def block_mathml(translator: Any, node: math_block) -> None:
+    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>\n')
+    raise SkipNode
+
+
 def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (inline_mathml, None), (block_mathml, None))
     for field in PyObject.doc_field_types:  # of dataclasses
         field.label = "Attributes" if field.name == "variable" else field.label
     app.connect("autodoc-process-signature", signature)
