@@ -27,6 +27,7 @@ import networks
 import numpy as np
 import results
 import torch
+import transport
 from config import Config
 from data import Images
 from jaxtyping import Float
@@ -107,7 +108,7 @@ def methods(config: Config, images: Images, out: Path) -> dict[str, Method]:
     source, S = sdot.info(path).source, sdot.load(path, device=str(device))
 
     def transported(f: Callable[[Tensor], Tensor]) -> Sampler:
-        return lambda n, g: f(source.sample(n, like=S.points, generator=g)).cpu()
+        return lambda n, g: f(transport.noise(source, n, g)).cpu()
 
     def decoded(network: nn.Module, sampler: Sampler) -> Method:
         return lambda n, g: autoencoder.apply(network, sampler(n, g))
