@@ -54,7 +54,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "header_links_before_dropdown": 9,
 }
-html_sidebars = dict.fromkeys(("index", "changelog", "references", "benchmarks", "extending", "notation"), [])
+html_sidebars = {key: [] for key in ("index", "changelog", "references", "benchmarks", "extending", "notation")}
 
 autosummary_generate = True
 autodoc_member_order = "bysource"

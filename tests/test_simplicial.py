@@ -386,6 +386,25 @@ def test_small_angles_keep_their_digits():
     assert float(sdot.dihedral_angles(y, torch.tensor([[0, 1]]), standardise=False)) == pytest.approx(1e-10, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "clusters", "grid", "two scales"])
+@pytest.mark.parametrize("k", [1, 5, 25])
+def test_lists_of_neighbours_are_completed_to_all_pairs(generator, kind, k):
+    m, d = 400, 5
+    y = torch.rand(m, d, generator=generator)
+    if kind == "clusters":
+        y = y * 0.1 + torch.randint(3, (m, 1), generator=generator)
+    if kind == "grid":  # many equal distances
+        y = (4 * y).round() + 1e-3 * torch.arange(m)[:, None]
+    if kind == "two scales":
+        y[: m // 2] *= 0.05
+    index, length = neighbours.nearest(y, k)
+    for radius in (0.0, *length.flatten().quantile(torch.tensor([0.01, 0.5, 0.9, 1.0]).double()).tolist(), 10.0):
+        edges, found = neighbours.completed(y, index, length, radius)
+        expected, distances = neighbours.within(y, radius)
+        assert torch.equal(edges, expected)
+        assert torch.equal(found, distances)
+
+
 def test_edges_chosen_by_angle(generator):
     y = torch.randn(80, 4, generator=generator)
     K = sdot.rips_complex(y, 1.6, max_dim=3)

@@ -65,6 +65,27 @@ def within(y: Float[Tensor, "m d"], radius: float) -> tuple[Int[Tensor, "e 2"], 
     return torch.stack([key // m, key % m], 1), torch.cat(found)[place]
 
 
+def completed(
+    y: Float[Tensor, "m d"], index: Int[Tensor, "m k"], length: Float[Tensor, "m k"], radius: float
+) -> tuple[Int[Tensor, "e 2"], Float[Tensor, " e"]]:
+    """`within`, given the k nearest points of every point and their distances, as `nearest` returns them.
+
+    Whoever has his k-th neighbour beyond the radius has all his pairs. The others look for theirs among themselves.
+    """
+    m, k = index.shape
+    near, here = length <= radius, torch.arange(m, device=y.device)
+    i, j, found = here[:, None].expand_as(index)[near], index[near], length[near]
+    key = torch.minimum(i, j) * m + torch.maximum(i, j)
+    if 0 < k < m - 1 and len(some := here[length[:, -1] <= radius]) > 1:
+        pairs, far = within(y[some], radius)
+        key, found = torch.cat([key, some[pairs[:, 0]] * m + some[pairs[:, 1]]]), torch.cat([found, far])
+    key, place = key.sort()
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    key = key[first]
+    return torch.stack([key // m, key % m], 1), found[place[first]]
+
+
 def nearest(y: Float[Tensor, "m d"], k: int) -> tuple[Int[Tensor, "m k"], Float[Tensor, "m k"]]:
     """The k < m nearest other points of every point, by increasing distance, and these distances.
 

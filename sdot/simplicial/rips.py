@@ -14,7 +14,7 @@ from ..measures import first_of_equal
 from . import scale
 from .cliques import expanded
 from .complex import SimplicialComplex, graph
-from .neighbours import lengths, nearest, within
+from .neighbours import completed, lengths, nearest, within
 from .size import MAX_BYTES, refuse_large, refuse_many_edges
 
 
@@ -69,8 +69,11 @@ def rips_complex(
 def _chosen(y: Float[Tensor, "m d"], max_dim: int) -> tuple[float, str, Int[Tensor, "e 2"], Float[Tensor, " e"]]:
     """eps for "auto", the reason, and the edges with their lengths."""
     distinct = first_of_equal(y) == torch.arange(len(y), device=y.device)
-    eps, reason, jump = scale.density(y[distinct])
-    edges, length = _edges(y, eps, max_dim)
+    points = y if distinct.all() else y[distinct]
+    lists = nearest(points, min(scale.FAR, len(points) - 1))
+    eps, reason, jump = scale.density(lists[1])
+    refuse_many_edges(y, eps, max_dim)
+    edges, length = completed(y, *lists, eps) if len(points) == len(y) else within(y, eps)
     gap = scale.widest_gap(edges, length, distinct)
     if gap is not None and gap.high >= jump * gap.low:
         reason = (

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .neighbours import nearest
-
 NEAR, FACTOR = 10, 1.25  # this many times the distance to that neighbour,
 FAR = 25  # and not beyond that neighbour: in many dimensions a little more length is many more neighbours
 CLUSTER = 5  # points that make a cluster
@@ -26,7 +24,7 @@ class Gap:
     clusters: int
 
 
-def density(y: Float[Tensor, "m d"]) -> tuple[float, str, float]:
+def density(length: Float[Tensor, "m k"]) -> tuple[float, str, float]:
     """A length, why it was chosen, and by what factor lengths must jump for a gap that is no chance.
 
     The length is the smaller of 1.25 times the median distance to the 10th neighbour and that to the 25th.
@@ -36,12 +34,11 @@ def density(y: Float[Tensor, "m d"]) -> tuple[float, str, float]:
     ball has to hold 2.5 times as many points, or twofold.
 
     Args:
-        y: Distinct points.
+        length: Of m distinct points the distances to the others, to the `FAR` nearest of them where there are so many.
     """
-    most = len(y) - 1
+    most = length.shape[1]
     if most == 0:
         return 0.0, "all points coincide", 2.0
-    length = nearest(y, min(FAR, most))[1]
 
     def typical(k: int) -> float:
         return float(length[:, min(k, most) - 1].median())
