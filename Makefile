@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 RUN ?= runs/digits
 
-.PHONY: demo test slow check format bench bench-full docs clean
+.PHONY: demo test slow interpret check format bench bench-full docs clean
 
 demo: $(VENV)/ready
 	$(PY) examples/aeotgan/run.py --out $(RUN)
@@ -14,6 +14,12 @@ test: $(VENV)/ready
 
 slow: $(VENV)/ready
 	$(PY) -m pytest -m slow
+
+# the GPU kernels without a GPU: in Triton's interpreter, and compiled to machine code
+interpret: $(VENV)/ready
+	$(PY) -m pip install --quiet --constraint constraints.txt triton
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/test_triton.py tests/test_halves.py
+	$(PY) -m pytest tests/test_gpu_code.py
 
 # five minutes; BENCH takes more options, those of benchmarks/conftest.py among them
 bench: $(VENV)/ready
