@@ -74,6 +74,41 @@ def test_edges_are_summed_and_sorted():
     assert few[1].tolist() == [9, 37, 1]
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def loops(request, monkeypatch):
+    """In C, and as on a GPU or without a compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(laplacian, "_library", lambda: None)
+    elif laplacian._library() is None:
+        pytest.skip("no compiler")
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(2, 1, 2), (7, 500, 3), (300, 400, 4), (5000, 200, 6)])
+def test_edges_gathered_in_any_way_are_the_same(m, n, k):
+    edges = torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+    slow = edges
+    for turn in range(3):
+        index = torch.rand(n, m, generator=seeded(turn)).topk(k, dim=1).indices
+        value, delta = reals(n, k, seed=turn).sort(dim=1, descending=True).values, 0.1 + reals(n, seed=turn).square()
+        samples = laplacian.soft_hits(value, delta), index, delta
+        edges = laplacian.gather(edges, *samples, m)
+        slow = laplacian.add_edges(slow, laplacian.facet_edges(*samples, m), m)
+        assert torch.equal(edges[0], slow[0])
+        torch.testing.assert_close(edges[1], slow[1])
+
+
+def test_a_solve_needs_no_compiler(monkeypatch):
+    source, target = sdot.Gaussian(dim=4), sdot.DiscreteMeasure.uniform(reals(60, 4, seed=3))
+
+    def heights():
+        return sdot.solve(source, target, tol=0.05, generator=seeded(0)).map.heights
+
+    expected = heights()
+    monkeypatch.setattr(laplacian, "_library", lambda: None)
+    torch.testing.assert_close(heights(), expected)
+
+
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("rtol", [1e-2, 1e-10])
 def test_newton_direction_solves_the_system(rtol):
     m = 50

@@ -13,15 +13,21 @@ samples a cell suffice for a good Newton direction.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import scipy.sparse
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..kernels._build import library
+from ..kernels._unavailable import Unavailable
+
 Edges = tuple[Tensor, Tensor]  # pairs of cells i < j in increasing order, (2, e), and their weights, (e,)
+MOST_STEPS = 500  # of conjugate gradients
 FAINT = 0.01  # a pair of cells below this share of sigma_i sigma_j is not worth an edge
 
 
@@ -52,20 +58,32 @@ def facet_edges(sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: F
     return sum_edges(torch.stack([torch.cat(first), torch.cat(second)]), torch.cat(weights), m)
 
 
+def gather(edges: Edges, sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int) -> Edges:
+    """The edges, with those of `facet_edges` added."""
+    c = _compiled(sigma)
+    if c is None:
+        return add_edges(edges, facet_edges(sigma, index, delta, m), m)
+    (n, k), e = sigma.shape, len(edges[1])
+    most = e + n * k * (k - 1) // 2
+    ends, weight = torch.empty(2, most, dtype=torch.int64), torch.empty(most, dtype=torch.float64)
+    old = [t.contiguous() for t in (*edges[0], edges[1], sigma, index, delta)]
+    i, j, w, *samples = (t.data_ptr() for t in old)
+    count = c.gather(m, e, i, j, w, n, k, *samples, FAINT, ends[0].data_ptr(), ends[1].data_ptr(), weight.data_ptr())
+    if count < 0:
+        raise MemoryError("sdot found no memory for the edges of its Hessian.")
+    return ends[:, :count].clone(), weight[:count].clone()
+
+
 def sum_edges(pairs: Int[Tensor, "2 p"], weight: Float[Tensor, " p"], m: int) -> Edges:
     """Edges from pairs in any order with repetitions; weights of equal pairs are added."""
-    if not _on_cpu(weight):
-        key, place = torch.unique(pairs[0] * m + pairs[1], return_inverse=True)
-        total = torch.zeros(len(key), dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
-        return torch.stack([key // m, key % m]), total
-    return _edges(scipy.sparse.coo_matrix((weight.numpy(), tuple(pairs.numpy())), shape=(m, m)).tocsr())
+    key, place = torch.unique(pairs[0] * m + pairs[1], return_inverse=True)
+    total = torch.zeros(len(key), dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
+    return torch.stack([key // m, key % m]), total
 
 
 def add_edges(a: Edges, b: Edges, m: int) -> Edges:
     """The union of two lists of edges; weights of common edges are added."""
-    if not _on_cpu(a[1]):
-        return sum_edges(torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]]), m)
-    return _edges(_upper(a, m) + _upper(b, m))
+    return sum_edges(torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]]), m)
 
 
 def strongest(edges: Edges, most: int, m: int) -> Edges:
@@ -87,9 +105,20 @@ def newton_direction(
     edges: Edges, ridge: Float[Tensor, " m"], residual: Float[Tensor, " m"], *, rtol: float = 1e-2
 ) -> Float[Tensor, " m"]:
     """Solve (L + diag(ridge)) s = residual for the weighted graph Laplacian L, by conjugate gradients."""
+    if c := _compiled(residual):
+        (i, j), weight, s = edges[0].contiguous(), edges[1].contiguous(), torch.zeros_like(residual)
+        ridge, residual = ridge.contiguous(), residual.contiguous()
+        at = (i.data_ptr(), j.data_ptr(), weight.data_ptr(), ridge.data_ptr(), residual.data_ptr())
+        if c.solve(len(ridge), len(weight), *at, rtol, MOST_STEPS, s.data_ptr()):
+            raise MemoryError("sdot found no memory for a Newton step.")
+        return s
     diagonal = ridge + sum_by_cell(edges[0], edges[1], len(ridge))
-    neighbours = symmetric_product(edges, len(ridge))
-    return conjugate_gradients(lambda s: diagonal * s - neighbours(s), residual, diagonal, rtol=rtol, max_iterations=500)
+    (i, j), weight = edges
+
+    def product(s: Tensor) -> Tensor:
+        return (diagonal * s).index_add_(0, i, weight * s[j], alpha=-1).index_add_(0, j, weight * s[i], alpha=-1)
+
+    return conjugate_gradients(product, residual, diagonal, rtol=rtol, max_iterations=MOST_STEPS)
 
 
 def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) -> Float[Tensor, " m"]:
@@ -102,34 +131,24 @@ def at_ends(pairs: Int[Tensor, "2 e"], value: Float[Tensor, " m"]) -> tuple[Floa
     return value.index_select(0, pairs[0]), value.index_select(0, pairs[1])
 
 
-def symmetric_product(edges: Edges, m: int) -> Callable[[Tensor], Tensor]:
-    """s -> A s for the m x m matrix with entries (i, j) and (j, i)."""
-    (i, j), weight = edges
-    if not _on_cpu(weight):
-        return lambda s: torch.zeros_like(s).index_add_(0, i, weight * s[j]).index_add_(0, j, weight * s[i])
-    upper = _upper(edges, m)
-    lower = upper.T
-    return lambda s: torch.from_numpy(upper @ s.numpy() + lower @ s.numpy())
+@cache
+def _library() -> ctypes.CDLL | None:
+    """graph.c, or None where no compiler is."""
+    try:
+        c = library(Path(__file__).with_name("graph.c"))
+    except Unavailable:
+        return None
+    pointer, long = ctypes.c_void_p, ctypes.c_long
+    edges: list[Any] = [long, long, pointer, pointer, pointer]
+    c.gather.argtypes = [*edges, long, long, pointer, pointer, pointer, ctypes.c_double, pointer, pointer, pointer]
+    c.gather.restype = long
+    c.solve.argtypes = [*edges, pointer, pointer, ctypes.c_double, long, pointer]
+    return c
 
 
-def _on_cpu(t: Tensor) -> bool:
-    """Where scipy adds sparse matrices in linear time; elsewhere pairs are sorted."""
-    return t.device.type == "cpu"
-
-
-def _upper(edges: Edges, m: int) -> Any:
-    """The upper triangle as a scipy matrix in compressed rows; the pairs are in order already."""
-    (i, j), weight = edges
-    starts = torch.zeros(m + 1, dtype=torch.int64)
-    starts[1:] = torch.bincount(i, minlength=m).cumsum(0)
-    return scipy.sparse.csr_matrix((weight.numpy(), j.numpy(), starts.numpy()), shape=(m, m))
-
-
-def _edges(upper: Any) -> Edges:
-    """Back from a scipy matrix."""
-    upper.sort_indices()
-    rows = torch.repeat_interleave(torch.arange(upper.shape[0]), torch.from_numpy(upper.indptr).long().diff())
-    return torch.stack([rows, torch.from_numpy(upper.indices).long()]), torch.from_numpy(upper.data)
+def _compiled(like: Tensor) -> ctypes.CDLL | None:
+    """Loops in C take over where the tensors are on a CPU and a compiler is found; torch's operations elsewhere."""
+    return _library() if like.device.type == "cpu" else None
 
 
 def conjugate_gradients(

@@ -24,7 +24,7 @@ from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
-from .laplacian import add_edges, at_ends, facet_edges, newton_direction, soft_hits, strongest, sum_by_cell
+from .laplacian import at_ends, gather, newton_direction, soft_hits, strongest, sum_by_cell
 
 MOST_PASSES = 16  # over one set of evenly spread points
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
@@ -234,8 +234,8 @@ class Newton:
         beside = pair_gap(first, second, gap, torch.minimum(scale.index_select(0, first), scale.index_select(0, second)))
         delta = self.layer * beside
         soft = soft_hits(seen.value, delta)
-        new = facet_edges(soft, seen.index, delta, m)
-        edges, facets = strongest(add_edges((state.edges, state.facets), new, m), self.edges_per_target * m, m)
+        known = gather((state.edges, state.facets), soft, seen.index, delta, m)
+        edges, facets = strongest(known, self.edges_per_target * m, m)
         state = replace(
             state,
             edges=edges,
