@@ -401,6 +401,16 @@ class TestUnavailable:
         with pytest.raises(backend.Unavailable, match="runs on CUDA devices, but x is on cpu"):
             kernels.soft_mass(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4), 1.0, backend="triton")
 
+    def test_on_a_gpu_whose_rounding_is_not_known(self, monkeypatch):
+        pytest.importorskip("triton")
+
+        class OnGPU:
+            device, is_cuda = torch.device("cuda"), True
+
+        monkeypatch.setattr(torch.version, "hip", "7.0")
+        with pytest.raises(backend.Unavailable, match="this GPU is not NVIDIA's; use backend='blocked'"):
+            backend._require(OnGPU())
+
     def test_triton_is_imported_only_when_used(self):
         code = "import sys, torch; before = 'triton' in sys.modules; import sdot; print('triton' in sys.modules, before)"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

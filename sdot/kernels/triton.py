@@ -104,6 +104,11 @@ def _require(x: Tensor) -> None:
         raise Unavailable(
             f"backend 'triton' runs on CUDA devices, but x is on {x.device}; move x, y and h to a GPU or use backend='blocked'."
         )
+    if x.is_cuda and torch.version.hip:
+        raise Unavailable(
+            "backend 'triton' is exact by a bound on how NVIDIA's matrix units round, and this GPU is not NVIDIA's; use "
+            "backend='blocked'."
+        )
     if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
         raise Unavailable(
             f"backend 'triton' needs a GPU of compute capability 8.0 or later, but {torch.cuda.get_device_name(x.device)} has "
