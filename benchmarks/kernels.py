@@ -23,7 +23,6 @@ from torch import Tensor
 
 import sdot
 from benchmarks import record
-from sdot.kernels import BACKENDS
 
 FUNCTIONS = ("topk", "soft_mass")
 GPU_SAMPLES = 262_144  # of the sweep on a GPU
@@ -156,7 +155,7 @@ def gpu_table(folder: Path) -> dict[str, Any]:
     speeds = dict[tuple[str, int, int, int], dict[str, float]]()
     for function, name in zip(FUNCTIONS, ("topk", "soft"), strict=True):
         for r in json.loads((folder / f"{name}.json").read_text())["rows"]:
-            if (r["n"], r["dtype"]) == (GPU_SAMPLES, "float32") and r["method"] in BACKENDS and "ms" in r:
+            if (r["n"], r["dtype"]) == (GPU_SAMPLES, "float32") and r["method"] in sdot.kernels.BACKENDS and "ms" in r:
                 speeds.setdefault((function, r["d"], r["m"], r["k"]), {})[r["method"]] = r["n"] * r["m"] / r["ms"]
     rows = [dict(zip(("function", "d", "m", "k"), key, strict=True), speed=s) for key, s in speeds.items() if "blocked" in s]
     dims, targets = ({r[axis] for r in rows if r["function"] == f} for axis in ("d", "m") for f in FUNCTIONS[1:])

@@ -17,14 +17,12 @@ def test_a_height_is_one_more_coordinate(d, monkeypatch):
     g = torch.Generator().manual_seed(0)
     x, y, h = torch.randn(63, d, generator=g), torch.randn(257, d, generator=g), torch.randn(257, generator=g)
     h[::3] = -torch.inf
-    for k in (1, 2):
-        value, index = kernels.topk(x, y, h, k, backend="keops")
-        expected, places = kernels.topk(x, y, h, k, backend="reference")
-        torch.testing.assert_close(value, expected)
-        assert torch.equal(index, places)
-    for name in ("soft_potential", "soft_mass", "soft_average"):
-        got, expected = (getattr(kernels, name)(x, y, h, 0.5, backend=b) for b in ("keops", "reference"))
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    value, index = kernels.topk(x, y, h, 1, backend="keops")
+    expected, places = kernels.topk(x, y, h, 1, backend="reference")
+    torch.testing.assert_close(value, expected)
+    assert torch.equal(index, places)
+    got, expected = (kernels.soft_mass(x, y, h, 0.5, backend=b) for b in ("keops", "reference"))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("d", "columns"), [(3, 4), (4, 8), (7, 8), (64, 68)])
