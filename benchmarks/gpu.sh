@@ -23,19 +23,16 @@ fi
 $PYTHON -c "import xdist" 2>/dev/null && select+=(-n 8)
 
 # the timings' kernels are compiled while the tests run: all of it is waited for before anything is timed
-without=()
 for method in triton "product + top-k, compiled" "the same in TF32" keops; do
     timeout $((LIMIT / 4)) $PYTHON -m benchmarks.gpu --warm "$method" --seconds $((LIMIT / 5)) ${DRY:+--dry-run} >>"$OUT/warm.log" 2>&1 &
 done
-keops=$!
 timeout $((LIMIT / 3)) $PYTHON -m pytest -q -o addopts= -o filterwarnings= -p no:cacheprovider "${select[@]}" 2>&1 | tee "$OUT/tests.log" | tail -30
 tests=${PIPESTATUS[0]}
-wait $keops || without=(--without keops)  # it took its process down with it
 wait
 echo "tests ended with $tests after $SECONDS s"
 
 left=$((LIMIT - SECONDS))
-timeout $left $PYTHON -m benchmarks.gpu --seconds $((left - 40)) --out "$OUT" "${without[@]}" ${DRY:+--dry-run} 2>&1 | tee "$OUT/gpu.log"
+timeout $left $PYTHON -m benchmarks.gpu --seconds $((left - 40)) --out "$OUT" ${DRY:+--dry-run} 2>&1 | tee "$OUT/gpu.log"
 times=${PIPESTATUS[0]}
 echo "tests ended with $tests, timings with $times, after $SECONDS s; results in $OUT"
 exit $((tests || times))

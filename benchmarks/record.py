@@ -47,7 +47,7 @@ def environment() -> dict[str, Any]:
 def code_digest() -> str:
     """A name for the library as it is now, so that rows measured with another are told apart."""
     digest = hashlib.sha256()
-    for path in sorted(LIBRARY.rglob("*.py")):
+    for path in sorted(path for path in LIBRARY.rglob("*") if path.suffix in (".py", ".c", ".h")):
         digest.update(path.relative_to(LIBRARY).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 ROWS = 128  # samples a block
 SCRATCH = 2**26  # float32 numbers that a chunk of samples may put into memory, as tile maxima or packed points
 CHUNK = 2**18  # most samples a chunk
@@ -16,6 +20,15 @@ def chunks(x: Tensor, columns: int) -> list[slice]:
     rows, wave = max(1, min(CHUNK, SCRATCH // columns)), ROWS * WAVE * multiprocessors(x)
     rows = rows // wave * wave if rows >= wave else rows
     return [slice(s, min(s + rows, x.shape[0])) for s in range(0, x.shape[0], rows)]
+
+
+def ahead(launched: Iterable[T]) -> Iterator[T]:
+    """The items, each once the next one has been launched, so that the device has work while one waits for it."""
+    before = list[T]()
+    for item in launched:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def shares(x: Tensor, blocks: int, tiles: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from . import _halves
 
 BLOCK = 2048  # coordinates that a program packs at once
 FORMS = {"h": 0, "hhl": 1, "hlh": 2}
+MARGIN, FLOOR = tl.constexpr(_halves.MARGIN), tl.constexpr(_halves.FLOOR)
 
 
 @triton.jit
@@ -42,7 +43,7 @@ def _exponent(top, DOUBLE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _norm(v):
-    return tl.sqrt(tl.sum(v * v, axis=1)) * 1.01 + 2.0**-50  # MARGIN and FLOOR of _halves
+    return tl.sqrt(tl.sum(v * v, axis=1)) * MARGIN + FLOOR
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -102,7 +103,7 @@ class Packed:
     exponent: Int32[Tensor, ""]
 
 
-def exponent(v: Float[Tensor, ...], most: Int32[Tensor, ""] | int, top: int = _halves.TOP) -> Int32[Tensor, ""]:
+def exponent(v: Float[Tensor, " ..."], most: Int32[Tensor, ""] | int, top: int = _halves.TOP) -> Int32[Tensor, ""]:
     """The largest e up to `most` for which 2^e v stays below 2^top; what is not finite does not count."""
     e = most.clone() if isinstance(most, Tensor) else torch.full((), most, dtype=torch.int32, device=v.device)
     lower[(-(-v.numel() // BLOCK),)](v.contiguous(), e, v.numel(), TOP=top, B=BLOCK)

@@ -65,7 +65,7 @@ class Heights:
     exact: Float[Tensor, " m"]
     first: Float[Tensor, " p"]
     g: Int32[Tensor, ""]
-    edge: Float[Tensor, 5]
+    edge: Float[Tensor, " 5"]
     floor: Float[Tensor, ""]
     limit: Int32[Tensor, ""]
 
@@ -81,7 +81,7 @@ class Heights:
         )
         return cls(h, first, g, edge, floor, limit)
 
-    def scaled(self, x: Packed, targets: Targets) -> tuple[Float[Tensor, " p"], Float[Tensor, 5]]:
+    def scaled(self, x: Packed, targets: Targets) -> tuple[Float[Tensor, " p"], Float[Tensor, " 5"]]:
         """`first` and `edge` in the scale of products with these samples."""
         heights, edge = torch.empty_like(self.first), torch.empty_like(self.edge)
         _triton_topk.scale_heights[(targets.tiles,)](

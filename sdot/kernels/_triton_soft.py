@@ -117,7 +117,7 @@ def average_shape(columns: int, d: int) -> dict[str, int]:
     return {"K": columns, "BK": min(columns, 64), "BM": ROWS, "W": TILE, "BD": coordinates, "STAGES": 2, "num_warps": 8}
 
 
-def _scaled(v: Float[Tensor, ...], e: Int32[Tensor, ""]) -> Float[Tensor, ...]:
+def _scaled(v: Float[Tensor, " ..."], e: Int32[Tensor, ""]) -> Float[Tensor, " ..."]:
     """2^e v, rounded once."""
     return (v.double() * ((e.long() + 1023) << 52).view(torch.float64)).to(v)
 

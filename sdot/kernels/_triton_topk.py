@@ -19,7 +19,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ._triton_pack import power
+from ._triton_pack import MARGIN, power
 
 NEG_INF = tl.constexpr(float("-inf"))
 NOWHERE = tl.constexpr(2**31 - 1)  # larger than every index
@@ -77,7 +77,7 @@ def _shift(STATS, EDGE, row, n, gamma):
     a, b, c = _factors(STATS, row, n, gamma)
     low = tl.load(EDGE)
     slack = a * tl.load(EDGE + 2) + b * tl.load(EDGE + 3) + c * tl.load(EDGE + 4) + gamma * tl.abs(low) + TINY
-    return 1.01 * (tl.load(EDGE + 1) * b + slack) - low
+    return MARGIN * (tl.load(EDGE + 1) * b + slack) - low
 
 
 @triton.jit(do_not_specialize=["m"])

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import _halves, blocked
-from ._triton_grid import chunks
+from ._triton_grid import ahead, chunks
 from ._unavailable import Unavailable
 
 LARGEST_K = 8
@@ -39,14 +39,9 @@ def topk(
     with _on_device(x):
         width = next(w for w in WIDTHS if w >= k)
         targets = Targets.prepare(y)
-        heights, before = Heights.prepare(h, targets, width), None
-        for i in chunks(x, max(targets.tiles, targets.columns)):
-            found = i, Candidates.find(x[i], targets, heights, width)
-            if before:  # resolved while the device looks at the next chunk
-                before[1].resolve(value[before[0]], index[before[0]])
-            before = found
-        if before:
-            before[1].resolve(value[before[0]], index[before[0]])
+        heights, parts = Heights.prepare(h, targets, width), chunks(x, max(targets.tiles, targets.columns))
+        for i, found in ahead((i, Candidates.find(x[i], targets, heights, width)) for i in parts):
+            found.resolve(value[i], index[i])
     return value, index
 
 

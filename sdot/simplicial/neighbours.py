@@ -61,8 +61,25 @@ def within(y: Float[Tensor, "m d"], radius: float) -> tuple[Int[Tensor, "e 2"], 
             close = length <= radius
             keys.append((torch.minimum(i, j) * m + torch.maximum(i, j))[close])
             found.append(length[close])
-    key, place = torch.cat(keys).sort()
-    return torch.stack([key // m, key % m], 1), torch.cat(found)[place]
+    return ordered(torch.cat(keys), torch.cat(found), m)
+
+
+def ordered(key: Int[Tensor, " p"], length: Float[Tensor, " p"], m: int) -> tuple[Int[Tensor, "e 2"], Float[Tensor, " e"]]:
+    """Pairs i < j, written i m + j, in any order with repetitions -> those pairs in lexicographic order, and their lengths."""
+    key, place = key.sort()
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    key = key[first]
+    return torch.stack([key // m, key % m], 1), length[place[first]]
+
+
+def listed(
+    index: Int[Tensor, "m k"], length: Float[Tensor, "m k"], radius: float
+) -> tuple[Int[Tensor, " p"], Float[Tensor, " p"]]:
+    """The pairs in lists of neighbours at distance at most `radius`, as `ordered` takes them, and their lengths."""
+    m, near = len(index), length <= radius
+    i, j = torch.arange(m, device=index.device)[:, None].expand_as(index)[near], index[near]
+    return torch.minimum(i, j) * m + torch.maximum(i, j), length[near]
 
 
 def completed(
@@ -73,17 +90,11 @@ def completed(
     Whoever has his k-th neighbour beyond the radius has all his pairs. The others look for theirs among themselves.
     """
     m, k = index.shape
-    near, here = length <= radius, torch.arange(m, device=y.device)
-    i, j, found = here[:, None].expand_as(index)[near], index[near], length[near]
-    key = torch.minimum(i, j) * m + torch.maximum(i, j)
-    if 0 < k < m - 1 and len(some := here[length[:, -1] <= radius]) > 1:
+    key, found = listed(index, length, radius)
+    if 0 < k < m - 1 and len(some := (length[:, -1] <= radius).nonzero()[:, 0]) > 1:
         pairs, far = within(y[some], radius)
         key, found = torch.cat([key, some[pairs[:, 0]] * m + some[pairs[:, 1]]]), torch.cat([found, far])
-    key, place = key.sort()
-    first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    key = key[first]
-    return torch.stack([key // m, key % m], 1), found[place[first]]
+    return ordered(key, found, m)
 
 
 def nearest(y: Float[Tensor, "m d"], k: int) -> tuple[Int[Tensor, "m k"], Float[Tensor, "m k"]]:

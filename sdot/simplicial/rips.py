@@ -14,7 +14,7 @@ from ..measures import first_of_equal
 from . import scale
 from .cliques import expanded
 from .complex import SimplicialComplex, graph
-from .neighbours import completed, lengths, nearest, within
+from .neighbours import completed, listed, nearest, ordered, within
 from .size import MAX_BYTES, refuse_large, refuse_many_edges
 
 
@@ -98,8 +98,4 @@ def _edges(
             f"max_neighbors={max_neighbors} of {m} points are up to {m * k:.3g} edges, but at most {MAX_BYTES // 16:.3g} are "
             f"kept; pass at most {MAX_BYTES // 8 // m}."
         )
-    index, length = nearest(y, k)
-    i = torch.arange(m, device=y.device)[:, None].expand_as(index)
-    i, j = i[length <= eps], index[length <= eps]
-    key = torch.unique(torch.minimum(i, j) * m + torch.maximum(i, j))
-    return torch.stack([key // m, key % m], 1), lengths(y, key // m, key % m)
+    return ordered(*listed(*nearest(y, k), eps), m)
