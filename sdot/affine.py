@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .blending import Blend, Rule, rows_at_once, take, within
+from .blending import Blend, Rule
 from .cells import Cells
 from .maps import BrenierMap
+from .stars import rows_at_once, take, within
 
 
 class Affine(Rule):
@@ -76,6 +77,10 @@ class Affine(Rule):
         mass = torch.where(n > 1, cells.mass, 0.0)
         found, expected = mass @ (image * n / (n - 1).clamp_min(1)), mass @ variance
         return math.sqrt(float(found / expected)) if found > 0 and expected > 0 else 1.0
+
+    @property
+    def width(self) -> int:
+        return self.star.shape[1]
 
     def _all(self, T: BrenierMap) -> tuple[Tensor, ...]:
         """All cells, in blocks."""

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from . import _checks, kernels
-from .barycentric import distance_form, nearest_weights
+from . import _checks
 from .cells import Cells
 from .maps import BrenierMap
+from .stars import foremost, projected, rows_at_once, take
 
 Blend = tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]
 
@@ -36,12 +36,8 @@ class Rule(nn.Module):
 
     @property
     def width(self) -> int:
-        """Points that are gathered for a sample."""
-        return self.star.shape[1]
-
-    def rows(self, T: BrenierMap) -> int:
-        """Samples that are taken at once."""
-        return rows_at_once(T.points, self.width)
+        """Points that are held for every sample while images are made."""
+        return 2
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         raise NotImplementedError
@@ -66,20 +62,9 @@ class Projected(Rule):
     names = ("star", "size", "centroid")
     centroid: Tensor
 
-    def rows(self, T: BrenierMap) -> int:
-        """Far more than one tile of gathered points: the projection, which gathers none, is quicker on many at once."""
-        return rows_at_once(T.points, min(2, self.width))
-
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        rows = super().rows(T)
-        blocks = torch.split(x, rows), torch.split(cell, rows)
-        found = [self._hulls(T, z, c) for z, c in zip(*blocks, strict=True)]
-        vertices, present, A, b = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return vertices, nearest_weights(A, b, present).to(x)
-
-    def _hulls(self, T: BrenierMap, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        vertices, present, _ = _foremost(T, x, cell, self.star, self.size, self.settings["k"])
-        return vertices, present, *distance_form(x, take(self.centroid, vertices), present)
+        vertices, scores = foremost(T, x, cell, self.star, self.size, self.settings["k"])
+        return vertices, projected(x, self.centroid, vertices, torch.isfinite(scores)).to(x)
 
 
 class Softmax(Rule):
@@ -92,8 +77,7 @@ class Softmax(Rule):
         i = ((cells.count > 0) & (size > 1)).nonzero()[:, 0]
         if len(i) == 0:
             return rule
-        blocks = torch.split(i, rows_at_once(T.points, star.shape[1]))
-        scores = torch.cat([_foremost(T, cells.sample[b], b, star, size, k)[2] for b in blocks]).to(cells.mass)
+        scores = foremost(T, cells.sample[i], i, star, size, k)[1].to(cells.mass)
         mass = cells.mass[i] / cells.mass[i].sum()
         high = 10 * float(-torch.where(torch.isfinite(scores), scores, 0.0).min()) or 1.0
         low = 1e-9 * high
@@ -105,7 +89,7 @@ class Softmax(Rule):
         return rule
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        vertices, _, scores = _foremost(T, x, cell, self.star, self.size, self.settings["k"])
+        vertices, scores = foremost(T, x, cell, self.star, self.size, self.settings["k"])
         return vertices, torch.softmax(scores / self.settings["temperature"], 1).to(x)
 
 
@@ -116,38 +100,13 @@ class Pair(Rule):
     """
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
-        vertices, present, _ = _foremost(T, x, cell, self.star, self.size, 2)
-        u = torch.where(present[:, 1:], _hash(x)[:, None], 0.0) if present.shape[1] > 1 else x.new_zeros(len(x), 0)
+        vertices, scores = foremost(T, x, cell, self.star, self.size, 2)
+        u = (
+            torch.where(torch.isfinite(scores[:, 1:]), _hash(x)[:, None], 0.0)
+            if vertices.shape[1] > 1
+            else x.new_zeros(len(x), 0)
+        )
         return vertices, torch.cat([1 - u.sum(1, keepdim=True), u], 1)
-
-
-def rows_at_once(points: Tensor, width: int) -> int:
-    """Rows whose gathered points fill one tile: 4 MB in float32 on a CPU, 512 MB on a GPU."""
-    size = 2**20 if points.device.type == "cpu" else 2**27
-    return max(1, size // (width * points.shape[1]))
-
-
-def take(table: Tensor, index: Tensor) -> Tensor:
-    """table[index], several times as fast on a CPU."""
-    return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
-
-
-def within(size: Int[Tensor, "n 1"], like: Tensor) -> Tensor:
-    """Which entries of a row belong to its star."""
-    return torch.arange(like.shape[1], device=like.device) < size
-
-
-def _foremost(T: BrenierMap, x: Tensor, cell: Tensor, star: Tensor, size: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k targets of a cell's star that score highest at x, its own first; which are there; scores less the own one."""
-    y = kernels.precise(T.points)
-    near = take(star, cell)
-    scores = (take(y, near).sub_(take(y, cell)[:, None]) @ x.to(y)[..., None])[..., 0]
-    scores = scores + (take(T.heights, near) - take(T.heights, cell)[:, None]).to(y)
-    scores = torch.where(within(take(size, cell)[:, None], near), scores, -torch.inf)
-    _, order = scores[:, 1:].topk(min(k, near.shape[1]) - 1, dim=1)
-    order = torch.nn.functional.pad(order + 1, (1, 0))
-    scores = scores.gather(1, order)
-    return near.gather(1, order), torch.isfinite(scores), scores
 
 
 def _hash(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:

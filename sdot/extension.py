@@ -17,7 +17,7 @@ from .blending import Pair, Projected, Rule, Softmax
 from .cells import Cells
 from .maps import BrenierMap
 from .simplicial import SimplicialComplex
-from .stars import joined_stars
+from .stars import joined_stars, rows_at_once
 from .triangulation import Barycentric
 
 REACH = 32  # nearest joined targets among which the candidates of a sample are sought
@@ -162,7 +162,7 @@ class PiecewiseLinearMap(nn.Module):
         """Samples and their cells, as many at once as one tile of memory holds."""
         with torch.no_grad():
             cells = self.map.cell(x)
-        rows = self.rule.rows(self.map)
+        rows = rows_at_once(self.points, self.rule.width)
         return zip(torch.split(x, rows), torch.split(cells, rows), strict=True)
 
 

@@ -43,6 +43,14 @@ def library(source: Path, *defines: str) -> ctypes.CDLL:
         return _load(_keep(built))
 
 
+def optional(source: Path, *defines: str) -> ctypes.CDLL | None:
+    """`library`, or None where no compiler is, for loops that torch's operations can stand in for."""
+    try:
+        return library(source, *defines)
+    except Unavailable:
+        return None
+
+
 def compiler() -> list[str]:
     """$CC where it is set, else cc, gcc or clang, whichever is found first."""
     chosen = shlex.split(os.environ.get("CC", ""))

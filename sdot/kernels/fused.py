@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -28,12 +25,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ._build import library
+from ._threads import divide
 from ._unavailable import Unavailable
 
 GROUP = 8  # targets whose largest score is compared at once, as in fused.c
 MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
-GRAIN = 2**20  # multiplications that are worth a thread
 MOST_COARSE = 32  # as in coarse.h
 TOGETHER = 4  # as in tiles.h
 
@@ -56,7 +53,7 @@ def topk(
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
     form = coarse_form(c, n, d, m, k)
     coarse = None if form is None else coarsened(c, panels, heights, d, tiled=form)
-    _divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
+    divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
     return value, index
 
 
@@ -106,7 +103,7 @@ def _soft(
         outputs = (own.data_ptr() if mass else None, _at(average, i), _at(top, i), _at(total, i))
         _check(c.soft(_at(x, i), end - i, d, scale, panels.data_ptr(), heights.data_ptr(), len(heights), *outputs))
 
-    _divide(run, n, n * len(h) * (d + 10))
+    divide(run, n, n * len(h) * (d + 10))
     return torch.stack([masses[i] for i in sorted(masses)]).sum(0)
 
 
@@ -196,23 +193,6 @@ def filled(h: Tensor, width: int) -> Tensor:
 def _at(t: Tensor | None, row: int) -> int | None:
     """Where a row lies in memory."""
     return None if t is None else t[row:].data_ptr()
-
-
-def _divide(run: Callable[[int, int], None], n: int, work: int) -> None:
-    """Run over the rows 0..n, on as many threads as torch uses and the work is worth."""
-    workers = min(torch.get_num_threads(), max(1, work // GRAIN), n)
-    if workers <= 1:
-        return run(0, n)
-    ends = [n * (w + 1) // workers for w in range(workers)]
-    for _ in _pool(os.getpid(), workers).map(run, [0, *ends[:-1]], ends):
-        pass
-    return None
-
-
-@cache
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Threads do not survive a fork, so each process has its own."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="sdot")
 
 
 def _check(status: int) -> None:

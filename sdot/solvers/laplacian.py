@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..kernels._build import library
-from ..kernels._unavailable import Unavailable
+from ..kernels._build import optional
 
 Edges = tuple[Tensor, Tensor]  # pairs of cells i < j in increasing order, (2, e), and their weights, (e,)
 MOST_STEPS = 500  # of conjugate gradients
@@ -134,9 +133,8 @@ def at_ends(pairs: Int[Tensor, "2 e"], value: Float[Tensor, " m"]) -> tuple[Floa
 @cache
 def _library() -> ctypes.CDLL | None:
     """graph.c, or None where no compiler is."""
-    try:
-        c = library(Path(__file__).with_name("graph.c"))
-    except Unavailable:
+    c = optional(Path(__file__).with_name("graph.c"))
+    if c is None:
         return None
     pointer, long = ctypes.c_void_p, ctypes.c_long
     edges: list[Any] = [long, long, pointer, pointer, pointer]
