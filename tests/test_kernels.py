@@ -249,6 +249,26 @@ def test_a_first_pass_changes_no_bit(hard, k, tiled, monkeypatch):
         assert ((coarse_index >= 0) & (coarse_index < m)).all()
 
 
+@pytest.mark.parametrize(("n", "m", "d", "dtype"), [(1, 1, 1, torch.float64), (130, 67, 3, torch.float32),
+    (100, 1003, 5, torch.float64), (257, 2003, 33, torch.float32), (1001, 5000, 64, torch.float32)])  # fmt: skip
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+def test_pairs_above_a_bound(n, m, d, dtype, share, tiled, monkeypatch):
+    """All of them, and few others, which miss it by hardly anything."""
+    x, y, h = problem(n, m, d, dtype)
+    y, h[: m // 7] = y + 3, -torch.inf
+    scores = x.double() @ y.double().T + h.double()
+    least = scores.nan_to_num(neginf=-1e9).quantile(1 - share, dim=1).to(dtype) + 1e-4
+    size = float((x.norm(dim=1).max() * y.norm(dim=1).max() + h[m // 7 :].abs().max()).double())
+    for form in (None, tiled) if dtype == torch.float32 and n > 1 else (None,):
+        monkeypatch.setattr(fused, "coarse_form", lambda *_, form=form: form)
+        i, j = fused.above(x, y, h, least)
+        found = torch.bincount(i * m + j, minlength=n * m).view(n, m)
+        below = least.double()[:, None] - scores
+        assert found.max() <= 1
+        assert (found.bool() | (below > -1e-6 * size)).all()
+        assert (~found.bool() | (below < 2e-3 * size)).all()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_searches_too():
     """torch's own threads do not survive a fork, and what waits for them never ends."""
@@ -274,7 +294,7 @@ def test_bounds_on_the_rounding_hold_and_are_not_idle(tiled):
     c = fused.compiled(torch.zeros(1))
     x, y, h = problem(300, 640, 33, torch.float32)
     y[:320] += 5
-    _, pairs, bounds = fused.coarsened(c, fused.packed(c, y, 8), h, 33, tiled=tiled)
+    _, pairs, bounds, mean = fused.coarsened(c, fused.packed(c, y, 8), h, 33, tiled=tiled)
     far, off, base, beta = bounds.view(80, 4).double().unbind(1)
     size = x.double().norm(dim=1, keepdim=True)
     if tiled:
@@ -288,7 +308,7 @@ def test_bounds_on_the_rounding_hold_and_are_not_idle(tiled):
         assert q.norm(dim=2).amax(1).sub(32_000).abs().max() < 10
         short = size / 32_000 * (x / size * 32_000).round()
         scores, away = short @ (q * beta[:, None, None]).view(640, 33).T, (x - short).norm(dim=1, keepdim=True)
-    missed = (x.double() @ (y - y.mean(0)).double().T - scores).abs().view(300, 80, 8).amax(2)
+    missed = (x.double() @ (y - mean).double().T - scores).abs().view(300, 80, 8).amax(2)
     allowed = away * far + size * off + base
     assert (missed <= allowed).all()
     assert float((missed / allowed).max()) > (0.02 if tiled else 0.1)

@@ -405,6 +405,35 @@ def test_lists_of_neighbours_are_completed_to_all_pairs(generator, kind, k):
         assert torch.equal(found, distances)
 
 
+@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("eps", ["auto", 0.4])
+def test_the_same_complex_without_a_compiler(generator, d, eps, monkeypatch):
+    """Loops in C and torch's operations choose the same length, to rounding, and find the same pairs."""
+    y = 0.1 * torch.randn(3000, d, generator=generator) + torch.randint(2, (3000, 1), generator=generator)
+    y = y / (d / 2) ** 0.5
+    K = sdot.rips_complex(y, eps, max_dim=1)
+    assert neighbours.loops() is not None
+    monkeypatch.setattr(neighbours, "loops", lambda: None)
+    monkeypatch.setattr(scale, "loops", lambda: None)
+    monkeypatch.setenv("SDOT_BACKEND", "blocked")
+    plain = sdot.rips_complex(y, eps, max_dim=1)
+    assert plain.max_edge_length == pytest.approx(K.max_edge_length, rel=1e-12)
+    assert torch.equal(plain.simplices[1], K.simplices[1])
+    assert len(K.simplices[1]) > 3000
+
+
+def test_forests_are_the_same_without_a_compiler(generator, monkeypatch):
+    """Also where lengths are equal, and where parts of the graph hang on nothing."""
+    edges = torch.randint(500, (1500, 2), generator=generator).sort(dim=1).values.unique(dim=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    length = torch.randint(20, (len(edges),), generator=generator).double()
+    found = scale._forest(edges, length, 520)
+    monkeypatch.setattr(scale, "loops", lambda: None)
+    expected = scale._forest(edges, length, 520)
+    assert 400 < len(found[0]) < 500
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_edges_chosen_by_angle(generator):
     y = torch.randn(80, 4, generator=generator)
     K = sdot.rips_complex(y, 1.6, max_dim=3)

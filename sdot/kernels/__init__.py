@@ -115,6 +115,14 @@ def soft_average(
     return _call("soft_average", backend, x, y, h, eps)  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
+def above(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], least: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
+    """All pairs with h_j + <x_i, y_j> >= least_i: the samples and the targets of them, in no order. x is not empty."""
+    return _call("above", "auto", x, y, h, least)  # type: ignore[no-any-return]
+
+
 def precise(points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """The points in the dtype in which they must be scored: float64 up to `PRECISE_DIM` dimensions, their own beyond.
 

@@ -70,12 +70,15 @@ static void open_question(Question *q, long k) {
 }
 
 /* The largest of the scores of a group. */
-INLINE vector foremost(vector s[GROUP]) {
+INLINE void foremost(vector top[VECTORS], vector s[GROUP][VECTORS]) {
 #pragma GCC unroll 4
-    for (int rest = GROUP / 2; rest; rest /= 2)
+    for (int v = 0; v < VECTORS; v++) {
 #pragma GCC unroll 4
-        for (int t = 0; t < rest; t++) s[t] = MAX(s[t + rest], s[t]);
-    return s[0];
+        for (int rest = GROUP / 2; rest; rest /= 2)
+#pragma GCC unroll 4
+            for (int t = 0; t < rest; t++) s[t][v] = MAX(s[t + rest][v], s[t][v]);
+        top[v] = s[0][v];
+    }
 }
 
 /* Drop what is out of question by now. */

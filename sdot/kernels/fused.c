@@ -154,6 +154,73 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
     return 0;
 }
 
+/* ---- above: all pairs whose score is at least what the sample asks for ------------------------------------------------------- */
+
+typedef struct {
+    long count, room; /* count: of pairs that were found, also where there is no room for them */
+    int64_t *sample, *target;
+} Pairs;
+
+/* Of the scores of group g and the samples from i0 on those that exceed `below`. */
+INLINE void collect(Pairs *found, long i0, long g, vector s[GROUP][VECTORS], const vector below[VECTORS]) {
+#pragma GCC unroll 4
+    for (long v = 0; v < VECTORS; v++) {
+        vector top = s[0][v];
+#pragma GCC unroll 8
+        for (long t = 1; t < GROUP; t++) top = MAX(s[t][v], top);
+        if (!ANY(GREATER(top, below[v]))) continue;
+        for (long t = 0; t < GROUP; t++)
+            for (unsigned bits = BITS(GREATER(s[t][v], below[v])); bits; bits &= bits - 1)
+                if (found->count++ < found->room) {
+                    found->sample[found->count - 1] = i0 + v * WIDTH + __builtin_ctz(bits);
+                    found->target[found->count - 1] = g * GROUP + t;
+                }
+    }
+}
+
+/* What `count` samples ask for, rounded down, of scores less <x, mean> if there is a mean. Places without a sample ask for too much. */
+static void ask(vector below[VECTORS], const real *x, const real *least, long count, const real *mean, long d) {
+    for (long l = 0; l < LANES; l++) {
+        double bound = __builtin_inf(), common = 0;
+        if (l < count) bound = least[l] - 1e-6 * __builtin_fabs(least[l]) - 1e-30;
+        for (long c = 0; mean && l < count && c < d; c++) common += (double)mean[c] * x[l * d + c];
+        below[l / WIDTH][l % WIDTH] = bound - common - 1e-6 * __builtin_fabs(common);
+    }
+}
+
+/* Samples i0, i0 + 1, ..., `count` of them, which are packed too, against all groups. */
+static void collect_block(Pairs *found, long i0, long count, const real *x, const real *packed, const real *y, const real *h, long groups,
+                          long d, const real *least) {
+    vector s[GROUP][VECTORS], below[VECTORS];
+    ask(below, x, least, count, NULL, d);
+    for (long g = 0; g < groups; g++, y += GROUP * d, h += GROUP) {
+#pragma GCC unroll 2
+        for (long t0 = 0; t0 < GROUP; t0 += TILE) {
+#pragma GCC unroll 8
+            for (long t = t0; t < t0 + TILE; t++)
+#pragma GCC unroll 4
+                for (long v = 0; v < VECTORS; v++) s[t][v] = SPREAD(h[t]);
+            multiply(s + t0, packed, y + t0, d);
+        }
+        collect(found, i0, g, s, below);
+    }
+}
+
+/* All pairs of n samples and m targets, in panels, with a score of at least `least` of the sample, and some that miss it by rounding.
+   Returns how many there are; where they are more than `room`, the others are missing. Negative where there is no memory. */
+long above(const real *x, long n, long d, const real *y, const real *h, long m, const real *least, long room, int64_t *sample, int64_t *target) {
+    Pairs found = {0, room, sample, target};
+    real *packed = aligned_alloc(BYTES, sizeof(real) * d * LANES);
+    if (!packed) return -1;
+    for (long i = 0; i < n; i += LANES) {
+        long count = n - i < LANES ? n - i : LANES;
+        pack(x + i * d, count, d, LANES, 1, packed);
+        collect_block(&found, i, count, x + i * d, packed, y, h, (m + GROUP - 1) / GROUP, d, least + i);
+    }
+    free(packed);
+    return found.count;
+}
+
 #if !DOUBLE && defined(__AVX512VNNI__)
 #include "coarse.h"
 #include "integers.h"
@@ -168,6 +235,7 @@ int tiles(void) { return 0; }
 #define tiles_of_targets(...) 1
 #define tiles_of_samples(...)
 #define tile_tops(...)
+#define tile_scores(...)
 #endif
 
 /* Pairs of coordinates of a point in either form of the first pass. */
@@ -229,5 +297,43 @@ int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const r
     if (tiled) _tile_release();
     free(packed), free(questions);
     return failed;
+}
+
+/* `above`, decided by the first pass, with more that miss it by rounding; mean: as `coarsen` left it. */
+long coarse_above(int tiled, const real *x, long n, long d, const real *y, const real *h, long m, const real *least, long room,
+                  int64_t *sample, int64_t *target, const int32_t *pairs, const Bound *bounds, const real *mean) {
+    Pairs found = {0, room, sample, target};
+    long groups = (m + GROUP - 1) / GROUP, width = coarse_pairs(tiled, d);
+    real *packed = aligned_alloc(BYTES, sizeof(real) * LANES * (d + width));
+    Question *q = aligned_alloc(BYTES, sizeof(Question));
+    if (packed && q) {
+        int32_t *short_x = (int32_t *)(packed + d * LANES);
+        vector s[TOGETHER * GROUP][VECTORS], below[VECTORS], lower[VECTORS];
+        if (tiled) shape_tiles();
+        for (long i = 0; i < n; i += LANES, x += d * LANES) {
+            long count = n - i < LANES ? n - i : LANES;
+            pack(x, count, d, LANES, 1, packed);
+            if (tiled) tiles_of_samples(packed, d, short_x, q);
+            else integers_of_samples(packed, d, short_x, q);
+            open_question(q, 0);
+            if (q->lost) {
+                collect_block(&found, i, count, x, packed, y, h, groups, d, least + i);
+                continue;
+            }
+            ask(below, x, least + i, count, mean, d);
+            for (long g = 0; g < groups; g++) {
+                if (!tiled) integer_scores(s, short_x, pairs, h, bounds, g, d, q);
+                else if (g % TOGETHER == 0) tile_scores(s, short_x, pairs, g, d);
+                vector *own = s[tiled ? g % TOGETHER * GROUP : 0];
+                for (long t = 0; tiled && t < GROUP; t++)
+                    for (long v = 0; v < VECTORS; v++) own[t * VECTORS + v] += h[g * GROUP + t];
+                for (long v = 0; v < VECTORS; v++) lower[v] = below[v] - (q->away[v] * bounds[g].far + q->size[v] * bounds[g].off + bounds[g].base);
+                collect(&found, i, g, (vector(*)[VECTORS])own, lower);
+            }
+        }
+        if (tiled) _tile_release();
+    } else found.count = -1;
+    free(packed), free(q);
+    return found.count;
 }
 #endif

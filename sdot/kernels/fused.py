@@ -34,7 +34,9 @@ MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 MOST_COARSE = 32  # as in coarse.h
 TOGETHER = 4  # as in tiles.h
 
-Coarse = tuple[bool, Tensor, Tensor]  # in tiles or in integers, pairs of coordinates, and bounds on what rounding did to them
+Coarse = tuple[
+    bool, Tensor, Tensor, Tensor
+]  # in tiles or integers, pairs of coordinates, bounds on what that did to them, their mean
 
 _lock = threading.Lock()
 _reasons: dict[torch.dtype, Unavailable] = {}
@@ -69,7 +71,36 @@ def _search(
     index: Tensor,
 ) -> None:
     at = (x.data_ptr(), *x.shape, panels.data_ptr(), heights.data_ptr(), m, k, value.data_ptr(), index.data_ptr())
-    _check(c.topk(*at) if coarse is None else c.coarse_topk(coarse[0], *at, *(t.data_ptr() for t in coarse[1:])))
+    _check(c.topk(*at) if coarse is None else c.coarse_topk(coarse[0], *at, *(t.data_ptr() for t in coarse[1:3])))
+
+
+def above(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], least: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
+    """All pairs with h_j + <x_i, y_j> >= least_i, and some that miss it by rounding: the samples and the targets of them."""
+    c, x, least, (n, d), m = compiled(x), x.contiguous(), least.contiguous(), x.shape, y.shape[0]
+    panels, heights = packed(c, y, GROUP), filled(h, GROUP)
+    form = coarse_form(c, n, d, m, 1)
+    coarse = None if form is None else coarsened(c, panels, heights, d, tiled=form)
+    count = 64 * n
+    while True:
+        room, found = count, torch.empty(2, count, dtype=torch.int64)
+        at = (
+            x.data_ptr(),
+            n,
+            d,
+            panels.data_ptr(),
+            heights.data_ptr(),
+            m,
+            least.data_ptr(),
+            room,
+            *(f.data_ptr() for f in found),
+        )
+        count = c.above(*at) if coarse is None else c.coarse_above(coarse[0], *at, *(t.data_ptr() for t in coarse[1:]))
+        _check(count < 0)
+        if count <= room:
+            sample, target = found[:, :count]
+            return sample, target
 
 
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
@@ -129,10 +160,12 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c.lanes.argtypes, c.lanes.restype = [], long
     c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
+    c.above.argtypes, c.above.restype = [*c.topk.argtypes[:6], pointer, long, pointer, pointer], long
     if hasattr(c, "coarse_topk"):
         c.coarse_pairs.argtypes, c.coarse_pairs.restype = [ctypes.c_int, long], long
         c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int, pointer, pointer, long, long, pointer, pointer, pointer], long
         c.coarse_topk.argtypes = [ctypes.c_int, *c.topk.argtypes, pointer, pointer]
+        c.coarse_above.argtypes, c.coarse_above.restype = [ctypes.c_int, *c.above.argtypes, pointer, pointer, pointer], long
     c.soft.argtypes = [pointer, long, long, real, pointer, pointer, long, pointer, pointer, pointer, pointer]
     return c
 
@@ -153,7 +186,7 @@ def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, d: int, *, tiled:
     pairs, bounds = torch.empty(points * c.coarse_pairs(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
     mean = panels.new_empty(d)
     at = (panels.data_ptr(), heights.data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr(), mean.data_ptr())
-    return None if c.coarsen(tiled, *at) else (tiled, pairs, bounds)
+    return None if c.coarsen(tiled, *at) else (tiled, pairs, bounds, mean)
 
 
 def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:

@@ -46,31 +46,37 @@ static void integers_of_samples(const real *panel, long d, int32_t *pairs, Quest
     }
 }
 
-/* The largest scores of groups g0..g1 for a block of samples. */
-static void integer_tops(const int32_t *x, const int32_t *y, const real *h, const Bound *bounds, long g0, long g1, long d,
-                         const Question *q, vector *top) {
+/* The scores of group g for a block of samples. */
+INLINE void integer_scores(vector score[GROUP][VECTORS], const int32_t *x, const int32_t *y, const real *h, const Bound *bounds, long g,
+                           long d, const Question *q) {
     long half = integer_pairs(d);
-    for (long g = g0; g < g1; g++, top += VECTORS) {
-        const int32_t *along = y + g * GROUP * half;
-        integers s[GROUP][VECTORS];
-        vector score[GROUP];
+    integers s[GROUP][VECTORS];
+    y += g * GROUP * half, h += g * GROUP;
+#pragma GCC unroll 8
+    for (int t = 0; t < GROUP; t++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) s[t][v] = (integers){0};
+    for (long p = 0; p < half; p++)
 #pragma GCC unroll 8
         for (int t = 0; t < GROUP; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) s[t][v] = (integers){0};
-        for (long p = 0; p < half; p++)
-#pragma GCC unroll 8
-            for (int t = 0; t < GROUP; t++)
+            for (int v = 0; v < VECTORS; v++)
+                s[t][v] = (integers)_mm512_dpwssd_epi32((__m512i)s[t][v], *(const __m512i *)(x + p * LANES + v * WIDTH),
+                                                        _mm512_set1_epi32(y[p * GROUP + t]));
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++)
-                    s[t][v] = (integers)_mm512_dpwssd_epi32((__m512i)s[t][v], *(const __m512i *)(x + p * LANES + v * WIDTH),
-                                                            _mm512_set1_epi32(along[p * GROUP + t]));
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            vector scale = q->alpha[v] * bounds[g].beta;
+    for (int v = 0; v < VECTORS; v++) {
+        vector scale = q->alpha[v] * bounds[g].beta;
 #pragma GCC unroll 8
-            for (int t = 0; t < GROUP; t++) score[t] = (vector)_mm512_cvtepi32_ps((__m512i)s[t][v]) * scale + h[g * GROUP + t];
-            top[v] = foremost(score);
-        }
+        for (int t = 0; t < GROUP; t++) score[t][v] = (vector)_mm512_cvtepi32_ps((__m512i)s[t][v]) * scale + h[t];
+    }
+}
+
+/* The largest scores of groups g0..g1 for a block of samples. */
+static void integer_tops(const int32_t *x, const int32_t *y, const real *h, const Bound *bounds, long g0, long g1, long d,
+                         const Question *q, vector *top) {
+    for (long g = g0; g < g1; g++, top += VECTORS) {
+        vector score[GROUP][VECTORS];
+        integer_scores(score, x, y, h, bounds, g, d, q);
+        foremost(top, score);
     }
 }

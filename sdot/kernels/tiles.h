@@ -90,30 +90,33 @@ static void tiles_of_samples(const real *panel, long d, int32_t *pairs, Question
     }
 }
 
+/* The products of a block of samples and TOGETHER groups, of which g is the first: scores but for the heights. */
+static void tile_scores(vector score[2 * DEEP][VECTORS], const int32_t *x, const int32_t *y, long g, long d) {
+    long pairs = tile_pairs(d);
+    const int32_t *a = y + g / 2 * DEEP * pairs, *b = a + DEEP * pairs;
+    __asm__ volatile("" ::: "memory"); /* what was written must be seen: tile loads do not say that they read */
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); _tile_zero(5);
+    for (long p = 0; p < pairs; p += DEEP, a += DEEP * DEEP, b += DEEP * DEEP, x += DEEP * LANES) {
+        _tile_loadd(6, a, 64);
+        _tile_loadd(7, x, 4 * LANES); _tile_dpbf16ps(0, 6, 7);
+        _tile_loadd(7, x + 16, 4 * LANES); _tile_dpbf16ps(1, 6, 7);
+        _tile_loadd(7, x + 32, 4 * LANES); _tile_dpbf16ps(2, 6, 7);
+        _tile_loadd(6, b, 64); _tile_dpbf16ps(5, 6, 7);
+        _tile_loadd(7, x + 16, 4 * LANES); _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, x, 4 * LANES); _tile_dpbf16ps(3, 6, 7);
+    }
+    _tile_stored(0, &score[0][0], 4 * LANES); _tile_stored(1, &score[0][1], 4 * LANES); _tile_stored(2, &score[0][2], 4 * LANES);
+    _tile_stored(3, &score[DEEP][0], 4 * LANES); _tile_stored(4, &score[DEEP][1], 4 * LANES); _tile_stored(5, &score[DEEP][2], 4 * LANES);
+}
+
 /* The largest scores of groups g0..g1 for a block of samples; g0 begins two tiles. */
 static void tile_tops(const int32_t *x, const int32_t *y, const real *h, long g0, long g1, long d, vector *top) {
-    long pairs = tile_pairs(d);
     vector score[2 * DEEP][VECTORS];
-    __asm__ volatile("" ::: "memory"); /* what was written must be seen: tile loads do not say that they read */
-    for (long g = g0; g < g1; g += TOGETHER) {
-        const int32_t *a = y + g / 2 * DEEP * pairs, *b = a + DEEP * pairs, *s = x;
-        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); _tile_zero(5);
-        for (long p = 0; p < pairs; p += DEEP, a += DEEP * DEEP, b += DEEP * DEEP, s += DEEP * LANES) {
-            _tile_loadd(6, a, 64);
-            _tile_loadd(7, s, 4 * LANES); _tile_dpbf16ps(0, 6, 7);
-            _tile_loadd(7, s + 16, 4 * LANES); _tile_dpbf16ps(1, 6, 7);
-            _tile_loadd(7, s + 32, 4 * LANES); _tile_dpbf16ps(2, 6, 7);
-            _tile_loadd(6, b, 64); _tile_dpbf16ps(5, 6, 7);
-            _tile_loadd(7, s + 16, 4 * LANES); _tile_dpbf16ps(4, 6, 7);
-            _tile_loadd(7, s, 4 * LANES); _tile_dpbf16ps(3, 6, 7);
-        }
-        _tile_stored(0, &score[0][0], 4 * LANES); _tile_stored(1, &score[0][1], 4 * LANES); _tile_stored(2, &score[0][2], 4 * LANES);
-        _tile_stored(3, &score[DEEP][0], 4 * LANES); _tile_stored(4, &score[DEEP][1], 4 * LANES); _tile_stored(5, &score[DEEP][2], 4 * LANES);
-        for (long i = g; i < g + TOGETHER && i < g1; i++)
-            for (long v = 0; v < VECTORS; v++) {
-                vector s[GROUP];
-                for (long t = 0; t < GROUP; t++) s[t] = score[(i - g) * GROUP + t][v] + h[i * GROUP + t];
-                top[(i - g0) * VECTORS + v] = foremost(s);
-            }
+    for (long g = g0; g < g1; g++, top += VECTORS) {
+        if ((g - g0) % TOGETHER == 0) tile_scores(score, x, y, g, d);
+        vector s[GROUP][VECTORS];
+        for (long t = 0; t < GROUP; t++)
+            for (long v = 0; v < VECTORS; v++) s[t][v] = score[(g - g0) % TOGETHER * GROUP + t][v] + h[g * GROUP + t];
+        foremost(top, s);
     }
 }

@@ -53,26 +53,27 @@ typedef __mmask16 mask;
 #define PICK(m, a, b) NAME(_mm512, _mask_blend)(m, b, a)
 #define MAX(a, b) NAME(_mm512, _max)(a, b)
 #define MIN(a, b) NAME(_mm512, _min)(a, b)
-#define ANY(m) ((m) != 0)
+#define BITS(m) ((unsigned)(m))
 #elif defined(__AVX2__)
 typedef vector mask;
 #define GREATER(a, b) NAME(_mm256, _cmp)(a, b, _CMP_GT_OQ)
 #define PICK(m, a, b) NAME(_mm256, _blendv)(b, a, m)
 #define MAX(a, b) NAME(_mm256, _max)(a, b)
 #define MIN(a, b) NAME(_mm256, _min)(a, b)
-#define ANY(m) (NAME(_mm256, _movemask)(m) != 0)
+#define BITS(m) ((unsigned)NAME(_mm256, _movemask)(m))
 #else
 typedef integers mask;
 #define GREATER(a, b) ((a) > (b))
 #define PICK(m, a, b) ((vector)(((m) & (integers)(a)) | (~(m) & (integers)(b))))
 #define MAX(a, b) PICK(GREATER(a, b), a, b)
 #define MIN(a, b) PICK(GREATER(b, a), a, b)
-INLINE int ANY(mask m) {
-    integer some = 0;
-    for (long l = 0; l < WIDTH; l++) some |= m[l];
-    return some != 0;
+INLINE unsigned BITS(mask m) {
+    unsigned bits = 0;
+    for (long l = 0; l < WIDTH; l++) bits |= (m[l] & 1) << l;
+    return bits;
 }
 #endif
+#define ANY(m) (BITS(m) != 0)
 #define SPREAD(scalar) ((real)(scalar) - (vector){0}) /* minus zero keeps every scalar, -0 too */
 
 long lanes(void) { return LANES; }

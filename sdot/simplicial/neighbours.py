@@ -6,7 +6,10 @@ differences of coordinates in float64, and those decide.
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from .. import _checks, kernels
 from ..kernels import blocked
+from ..kernels._build import optional
 
 SPAN = 2**17  # coordinates that are gathered at once
 LEAF = 2**10  # points
@@ -28,6 +32,11 @@ def lengths(y: Float[Tensor, "m d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"])
     """|y_i - y_j|, in float64."""
     dtype = _checks.precise(y.device)
     length = torch.empty(len(i), dtype=dtype, device=y.device)
+    if y.device.type == "cpu" and (c := loops()):
+        measure = c.lengths_of_floats if y.dtype == torch.float32 else c.lengths_of_doubles
+        y, i, j = y.contiguous(), i.contiguous(), j.contiguous()
+        measure(len(i), y.shape[1], y.data_ptr(), i.data_ptr(), j.data_ptr(), length.data_ptr())
+        return length
     for s in slices(len(i), max(1, SPAN // y.shape[1])):
         length[s] = y.index_select(0, i[s]).to(dtype).sub_(y.index_select(0, j[s])).square_().sum(1)
     return length.sqrt_()
@@ -146,7 +155,7 @@ def _candidates(a: Float[Tensor, "n d"], b: Float[Tensor, "k d"], reach: float) 
     """All pairs with |a_i - b_j| <= reach, and a few that are hardly farther."""
     rounding = _rounding(a) + (TF32 if a.device.type == "cuda" else 0.0)
     half_a, half_b = (t.square().sum(1).mul_((1 - rounding) / 2) for t in (a, b))
-    return blocked.above(a, b, -half_b, half_a - reach**2 / 2)
+    return kernels.above(a, b, -half_b, half_a - reach**2 / 2)
 
 
 def _leaves(z: Float[Tensor, "m d"], size: int) -> list[Int[Tensor, " s"]]:
@@ -180,3 +189,15 @@ def _ranked(
 
 def slices(n: int, size: int) -> list[slice]:
     return [slice(s, s + size) for s in range(0, n, size)]
+
+
+@cache
+def loops() -> ctypes.CDLL | None:
+    """pairs.c, or None where no compiler is."""
+    c = optional(Path(__file__).with_name("pairs.c"))
+    if c is not None:
+        pointer, long = ctypes.c_void_p, ctypes.c_long
+        for measure in (c.lengths_of_floats, c.lengths_of_doubles):
+            measure.argtypes, measure.restype = [long, long, *[pointer] * 4], None
+        c.forest.argtypes, c.forest.restype = [long, long, *[pointer] * 4], long
+    return c

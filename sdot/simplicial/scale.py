@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .neighbours import loops
+
 NEAR, FACTOR = 10, 1.25  # this many times the distance to that neighbour,
 FAR = 25  # and not beyond that neighbour: in many dimensions a little more length is many more neighbours
 CLUSTER = 5  # points that make a cluster
@@ -92,13 +94,26 @@ def widest_gap(edges: Int[Tensor, "e 2"], length: Float[Tensor, " e"], distinct:
 
 def _forest(edges: Tensor, length: Tensor, vertices: int) -> tuple[Tensor, Tensor, Tensor]:
     """The minimum spanning forest: ends and lengths of its edges, by length."""
+    order, (i, j) = length.cpu().argsort(stable=True), edges.cpu().T.contiguous()
+    c = loops()
+    if c is None:
+        kept = _spanning(order, i, j, vertices)
+    else:
+        kept = torch.empty(vertices, dtype=torch.int64)
+        count = c.forest(vertices, len(order), *(t.data_ptr() for t in (order, i, j, kept)))
+        if count < 0:
+            raise MemoryError("sdot found no memory for the minimum spanning forest of the points.")
+        kept = kept[:count]
+    kept = kept.to(edges.device)
+    return edges[kept, 0], edges[kept, 1], length[kept]
+
+
+def _spanning(order: Tensor, i: Tensor, j: Tensor, vertices: int) -> Tensor:
+    """The edges of the forest by scipy, where no compiler is."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    order = length.cpu().argsort(stable=True)
     rank = torch.empty(len(order)).double()
     rank[order] = torch.arange(1, len(order) + 1).double()  # in place of lengths, of which zero would mean no edge
-    i, j = edges.cpu().numpy().T
-    tree = minimum_spanning_tree(csr_array((rank.numpy(), (i, j)), shape=(vertices, vertices)))
-    kept = order[torch.from_numpy(np.sort(tree.data).astype(np.int64) - 1)].to(edges.device)
-    return edges[kept, 0], edges[kept, 1], length[kept]
+    tree = minimum_spanning_tree(csr_array((rank.numpy(), (i.numpy(), j.numpy())), shape=(vertices, vertices)))
+    return order[torch.from_numpy(np.sort(tree.data).astype(np.int64) - 1)]
