@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from ctypes import CDLL
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ._loops import loops
 from .complex import SimplicialComplex
 
 PAIRS = 2**18  # pairs of simplices that are looked at together
@@ -26,6 +28,9 @@ def expanded(K: SimplicialComplex, max_dim: int) -> SimplicialComplex:
     simplices = list(K.simplices)
     while len(simplices) <= max_dim:
         rows = simplices[-1]
+        if rows.device.type == "cpu" and (c := loops()):
+            simplices.append(_extended(c, K, rows.contiguous()))
+            continue
         found = [rows.new_empty(0, rows.shape[1] + 1)]
         found += [torch.cat([rows[i], rows[j, -1:]], 1) for i, j, _ in _cofaces(K, rows, 1)]
         simplices.append(torch.cat(found))
@@ -49,6 +54,18 @@ def census(K: SimplicialComplex, length: Float[Tensor, " e"], max_dim: int) -> C
         rows, diameter = (torch.cat(part) for part in zip(*parts, strict=True))
         counted.append((weight, diameter))
     return counted
+
+
+def _extended(c: CDLL, K: SimplicialComplex, rows: Int[Tensor, "s k"]) -> Int[Tensor, "t k1"]:
+    """The simplices of the next dimension: counted first, then written."""
+    later = K.simplices[1][:, 1].contiguous()
+    start = torch.nn.functional.pad(torch.bincount(K.simplices[1][:, 0], minlength=K.num_vertices).cumsum(0), (1, 0))
+    at = (K.num_vertices, *rows.shape, rows.data_ptr(), start.data_ptr(), later.data_ptr())
+    count = c.extend(*at, None)
+    found = rows.new_empty(max(count, 0), rows.shape[1] + 1)
+    if count < 0 or c.extend(*at, found.data_ptr()) < 0:
+        raise MemoryError("sdot found no memory for the simplices of a complex.")
+    return found
 
 
 def _cofaces(

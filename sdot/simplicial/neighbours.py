@@ -6,10 +6,7 @@ differences of coordinates in float64, and those decide.
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +14,7 @@ from torch import Tensor
 
 from .. import _checks, kernels
 from ..kernels import blocked
-from ..kernels._build import optional
+from ._loops import loops
 
 SPAN = 2**17  # coordinates that are gathered at once
 LEAF = 2**10  # points
@@ -189,15 +186,3 @@ def _ranked(
 
 def slices(n: int, size: int) -> list[slice]:
     return [slice(s, s + size) for s in range(0, n, size)]
-
-
-@cache
-def loops() -> ctypes.CDLL | None:
-    """pairs.c, or None where no compiler is."""
-    c = optional(Path(__file__).with_name("pairs.c"))
-    if c is not None:
-        pointer, long = ctypes.c_void_p, ctypes.c_long
-        for measure in (c.lengths_of_floats, c.lengths_of_doubles):
-            measure.argtypes, measure.restype = [long, long, *[pointer] * 4], None
-        c.forest.argtypes, c.forest.restype = [long, long, *[pointer] * 4], long
-    return c

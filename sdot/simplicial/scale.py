@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .neighbours import loops
+from ._loops import loops
 
 NEAR, FACTOR = 10, 1.25  # this many times the distance to that neighbour,
 FAR = 25  # and not beyond that neighbour: in many dimensions a little more length is many more neighbours
