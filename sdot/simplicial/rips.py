@@ -25,7 +25,7 @@ def rips_complex(
 
     Distances are compared in float64, whatever the dtype of the points. Points that coincide are joined, also for eps = 0.
     No matrix of all distances is stored. For 50,000 points in 64 dimensions and the median distance to the 10th neighbour, the
-    edges were measured to cost 0.9 to 3.1 assignments of 50,000 samples, and with "auto" 2.8 to 3.7 (docs/complex.md).
+    edges were measured to cost 0.5 to 1.4 assignments of 50,000 samples, and with "auto" 2.2 to 2.7 (docs/complex.md).
 
     "auto" takes 1.25 times the median distance to the 10th neighbour, but no more than the median distance to the 25th. If
     that would join clusters across a clear gap in the minimum spanning tree of the points, it takes the geometric mean of
