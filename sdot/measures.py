@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.quasirandom import SobolEngine
 
-from . import _checks
+from . import _checks, _random
 
 BLOCK = 2**15  # samples drawn at once, hence held at once
 EVEN = -3  # key of the evenly spread points, which belong to no step
@@ -50,7 +50,7 @@ class UniformCube:
             raise ValueError(f"low must be less than high, but low = {self.low} and high = {self.high} came.")
 
     def sample(self, n: int, *, like: Tensor, generator: Generator | None = None) -> Float[Tensor, "n d"]:
-        return self.from_uniform(torch.rand(n, self.dim, dtype=like.dtype, device=like.device, generator=generator))
+        return self.from_uniform(_random.uniform(n, self.dim, like=like, generator=generator))
 
     def from_uniform(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return u * (self.high - self.low) + self.low
@@ -68,9 +68,8 @@ class UniformBall:
         _checks.positive("radius", self.radius)
 
     def sample(self, n: int, *, like: Tensor, generator: Generator | None = None) -> Float[Tensor, "n d"]:
-        options: dict[str, Any] = {"dtype": like.dtype, "device": like.device, "generator": generator}
-        direction = torch.nn.functional.normalize(torch.randn(n, self.dim, **options), dim=1)
-        radius = torch.rand(n, 1, **options) ** (1 / self.dim)
+        direction = torch.nn.functional.normalize(_random.normal(n, self.dim, like=like, generator=generator), dim=1)
+        radius = _random.uniform(n, 1, like=like, generator=generator) ** (1 / self.dim)
         return direction.mul_(radius * self.radius)
 
     def from_uniform(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -119,7 +118,7 @@ class Gaussian:
             object.__setattr__(self, "_factor", factor)
 
     def sample(self, n: int, *, like: Tensor, generator: Generator | None = None) -> Float[Tensor, "n d"]:
-        return self._shape(torch.randn(n, self.dim, dtype=like.dtype, device=like.device, generator=generator))
+        return self._shape(_random.normal(n, self.dim, like=like, generator=generator))
 
     def from_uniform(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return self._shape(torch.special.ndtri(u))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"_checks", "_files", "_conflict"},
     {"kernels"},
+    {"_random"},
     {"measures"},
     {"semidual", "maps", "barycentric"},
     {"certificate", "solvers", "cells", "simplicial"},
