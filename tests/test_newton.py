@@ -7,7 +7,7 @@ import torch
 
 import sdot
 from sdot import kernels
-from sdot.solvers import annealing, evidence, laplacian
+from sdot.solvers import _loops, annealing, evidence, laplacian
 
 
 def seeded(seed=0):
@@ -78,8 +78,8 @@ def test_edges_are_summed_and_sorted():
 def loops(request, monkeypatch):
     """In C, and as on a GPU or without a compiler."""
     if request.param == "torch":
-        monkeypatch.setattr(laplacian, "_library", lambda: None)
-    elif laplacian._library() is None:
+        monkeypatch.setattr(_loops, "_library", lambda: None)
+    elif _loops._library() is None:
         pytest.skip("no compiler")
 
 
@@ -104,7 +104,7 @@ def test_a_solve_needs_no_compiler(monkeypatch):
         return sdot.solve(source, target, tol=0.05, generator=seeded(0)).map.heights
 
     expected = heights()
-    monkeypatch.setattr(laplacian, "_library", lambda: None)
+    monkeypatch.setattr(_loops, "_library", lambda: None)
     torch.testing.assert_close(heights(), expected)
 
 
@@ -123,7 +123,39 @@ def test_newton_direction_solves_the_system(rtol):
     assert float((dense @ s - b).norm()) <= 1.1 * rtol * float(b.norm())
 
 
+@pytest.mark.usefixtures("loops")
+def test_drift_is_the_mean_over_the_facets():
+    edges = torch.tensor([[0, 0, 1], [1, 2, 3]]), torch.tensor([1.0, 3, 2], dtype=torch.float64)
+    step = torch.tensor([0.0, 2, -4, 2, -7], dtype=torch.float64)
+    expected = [(1 * 2 + 3 * 4) / 4, (1 * 2 + 2 * 0) / 3, 4, 0, 7]
+    torch.testing.assert_close(laplacian.drift(edges, step), torch.tensor(expected, dtype=torch.float64))
+
+
 # The evidence of a batch
+
+
+@pytest.mark.usefixtures("loops")
+def test_gaps_of_pairs_are_drawn_to_the_usual_one():
+    first, second = torch.randint(40, (2, 3000), generator=seeded(1))
+    gap, usual = reals(3000, seed=2).square(), reals(3000, seed=3).square()
+    pairs = list(zip(torch.minimum(first, second).tolist(), torch.maximum(first, second).tolist(), strict=True))
+    sums: dict = {}
+    for pair, value in zip(pairs, gap.tolist(), strict=True):
+        sums.setdefault(pair, []).append(value)
+    expected = [(sum(sums[pair]) + u) / (len(sums[pair]) + 1) for pair, u in zip(pairs, usual.tolist(), strict=True)]
+    torch.testing.assert_close(evidence.pair_gap(first, second, gap, usual), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("n", [1, 2, 3, 1000])
+def test_quantiles(n):
+    value = reals(n, seed=4).square() * torch.logspace(-30, 30, n, dtype=torch.float64)
+    weight = reals(n, seed=5).square() + 0.01
+    order = value.argsort()
+    for found, w in zip(evidence.quantiles(value, weight), (torch.ones_like(weight), weight), strict=True):
+        share = w[order].cumsum(0) / w.sum()
+        expected = [float(value[order][(share >= q - 1e-12).nonzero()[0, 0]]) for q in (0.5, 0.99)]
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_look_counts_every_sample_and_keeps_the_last_ones():

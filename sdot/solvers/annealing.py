@@ -15,7 +15,7 @@ from .base import centre
 DOUBT = 0.3  # in samples: how much evidence a cell needs before its mass is believed
 SHARERS = 8  # cells that a sample is shared among in the end
 PART = 0.3  # of its weight that nearly every sample must have there by then
-PROBED = 1024  # samples that tell how the weights are spread
+PROBED = 256  # samples that tell how the weights are spread
 
 
 def anneal(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..measures import DiscreteMeasure
+from ._loops import call, loops
 
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
@@ -73,6 +74,10 @@ def pair_gap(
 
     The facet between two cells whose targets nearly coincide is far stiffer than the others of the same cells.
     """
+    if c := loops(gap):
+        mean, parts = torch.empty_like(gap), [t.contiguous() for t in (first, second, gap, usual)]
+        call(c.pair_means, len(gap), *parts, mean)
+        return mean
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     _, pair = torch.unique(low * (int(high.max()) + 1) + high, return_inverse=True)
     count = torch.bincount(pair)
@@ -136,15 +141,20 @@ def typical_jump(direction: Float[Tensor, " m"], target: DiscreteMeasure, seen: 
     own = (seen.value[:, 0] - seen.value[:, 1]).to(gap)
     first, second = seen.index[:, 0], seen.index[:, 1]
     apart = direction.index_select(0, first) - direction.index_select(0, second)
-    jump, order = (apart.abs() / torch.maximum(gap, own)).sort()
-    by_cell = (1 / target.weights).index_select(0, first.index_select(0, order))
-    return max(_typical(jump, torch.ones_like(by_cell)), _typical(jump, by_cell))
+    jump, by_cell = apart.abs() / torch.maximum(gap, own), (1 / target.weights).index_select(0, first)
+    return max(max(high, 3 * middle) for middle, high in quantiles(jump, by_cell))
 
 
-def _typical(jump: Float[Tensor, " l"], weight: Float[Tensor, " l"]) -> float:
-    share = weight.cumsum(0)
-    middle, high = torch.searchsorted(share, share[-1] * share.new_tensor([0.5, 0.99])).clamp_max(len(jump) - 1).tolist()
-    return max(float(jump[high]), 3 * float(jump[middle]))
+def quantiles(value: Float[Tensor, " l"], weight: Float[Tensor, " l"]) -> list[list[float]]:
+    """Median and 99 % quantile of values that are not negative, each counting the same, and by weight."""
+    if c := loops(value):
+        found, value, weight = value.new_empty(2, 2), value.contiguous(), weight.contiguous()
+        call(c.quantiles, len(value), value, weight, found)
+        return found.tolist()
+    value, order = value.sort()
+    share = torch.stack([torch.ones_like(weight), weight[order]]).cumsum(1)
+    place = torch.searchsorted(share, share[:, -1:] * share.new_tensor([0.5, 0.99])).clamp_max(len(value) - 1)
+    return value[place].tolist()
 
 
 def raise_stranded(

@@ -13,17 +13,13 @@ samples a cell suffice for a good Newton direction.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..kernels._build import optional
+from ._loops import call, loops
 
 Edges = tuple[Tensor, Tensor]  # pairs of cells i < j in increasing order, (2, e), and their weights, (e,)
 MOST_STEPS = 500  # of conjugate gradients
@@ -59,7 +55,7 @@ def facet_edges(sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: F
 
 def gather(edges: Edges, sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int) -> Edges:
     """The edges, with those of `facet_edges` added."""
-    c = _compiled(sigma)
+    c = loops(sigma)
     if c is None:
         return add_edges(edges, facet_edges(sigma, index, delta, m), m)
     (n, k), e = sigma.shape, len(edges[1])
@@ -104,20 +100,29 @@ def newton_direction(
     edges: Edges, ridge: Float[Tensor, " m"], residual: Float[Tensor, " m"], *, rtol: float = 1e-2
 ) -> Float[Tensor, " m"]:
     """Solve (L + diag(ridge)) s = residual for the weighted graph Laplacian L, by conjugate gradients."""
-    if c := _compiled(residual):
-        (i, j), weight, s = edges[0].contiguous(), edges[1].contiguous(), torch.zeros_like(residual)
-        ridge, residual = ridge.contiguous(), residual.contiguous()
-        at = (i.data_ptr(), j.data_ptr(), weight.data_ptr(), ridge.data_ptr(), residual.data_ptr())
-        if c.solve(len(ridge), len(weight), *at, rtol, MOST_STEPS, s.data_ptr()):
-            raise MemoryError("sdot found no memory for a Newton step.")
+    (i, j), weight, m = edges[0].contiguous(), edges[1].contiguous(), len(ridge)
+    if c := loops(residual):
+        s, ridge, residual = torch.zeros_like(residual), ridge.contiguous(), residual.contiguous()
+        call(c.solve, m, len(weight), i, j, weight, ridge, residual, rtol, MOST_STEPS, s)
         return s
-    diagonal = ridge + sum_by_cell(edges[0], edges[1], len(ridge))
-    (i, j), weight = edges
+    diagonal = ridge + sum_by_cell(edges[0], weight, m)
 
     def product(s: Tensor) -> Tensor:
         return (diagonal * s).index_add_(0, i, weight * s[j], alpha=-1).index_add_(0, j, weight * s[i], alpha=-1)
 
     return conjugate_gradients(product, residual, diagonal, rtol=rtol, max_iterations=MOST_STEPS)
+
+
+def drift(edges: Edges, step: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """How far a step moves every cell against its neighbours: the mean over its facets, by weight; |step| where it has none."""
+    (i, j), weight, m = edges[0].contiguous(), edges[1].contiguous(), len(step)
+    if c := loops(step):
+        moved, step = torch.empty_like(step), step.contiguous()
+        call(c.drift, m, len(weight), i, j, weight, step, moved)
+        return moved
+    total = sum_by_cell(edges[0], weight, m)
+    pull = sum_by_cell(edges[0], weight * (step[i] - step[j]).abs(), m)
+    return torch.where(total > 0, pull / total.clamp_min(1e-300), step.abs())
 
 
 def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) -> Float[Tensor, " m"]:
@@ -128,25 +133,6 @@ def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) 
 def at_ends(pairs: Int[Tensor, "2 e"], value: Float[Tensor, " m"]) -> tuple[Float[Tensor, " e"], Float[Tensor, " e"]]:
     """The values of the two cells of every edge."""
     return value.index_select(0, pairs[0]), value.index_select(0, pairs[1])
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    """graph.c, or None where no compiler is."""
-    c = optional(Path(__file__).with_name("graph.c"))
-    if c is None:
-        return None
-    pointer, long = ctypes.c_void_p, ctypes.c_long
-    edges: list[Any] = [long, long, pointer, pointer, pointer]
-    c.gather.argtypes = [*edges, long, long, pointer, pointer, pointer, ctypes.c_double, pointer, pointer, pointer]
-    c.gather.restype = long
-    c.solve.argtypes = [*edges, pointer, pointer, ctypes.c_double, long, pointer]
-    return c
-
-
-def _compiled(like: Tensor) -> ctypes.CDLL | None:
-    """Loops in C take over where the tensors are on a CPU and a compiler is found; torch's operations elsewhere."""
-    return _library() if like.device.type == "cpu" else None
 
 
 def conjugate_gradients(

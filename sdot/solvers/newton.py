@@ -24,7 +24,7 @@ from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
-from .laplacian import at_ends, gather, newton_direction, soft_hits, strongest, sum_by_cell
+from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 MOST_PASSES = 16  # over one set of evenly spread points
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
@@ -263,11 +263,7 @@ class Newton:
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
-        m, (a, b) = len(step), at_ends(state.edges, step)
-        weight = sum_by_cell(state.edges, state.facets, m)
-        pull = sum_by_cell(state.edges, state.facets * (a - b).abs(), m)
-        moved = torch.where(weight > 0, pull / weight.clamp_min(1e-300), step.abs())
-        kept = torch.exp(-0.3 * moved / mean_gap(state.gaps))
+        kept = torch.exp(-0.3 * drift((state.edges, state.facets), step) / mean_gap(state.gaps))
         a, b = at_ends(state.edges, kept.sqrt())
         return replace(
             state,

@@ -1,7 +1,10 @@
-/* The weighted graph of cells and facets (laplacian.py): edges i < j in increasing order, lists of their ends and weights. */
+/* The weighted graph of cells and facets (laplacian.py): edges i < j in increasing order, lists of their ends and weights; and what
+   samples say of pairs of cells and of the length of a step (evidence.py). */
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Sum over n samples of sigma_a sigma_b / delta for all pairs among each sample's k cells, where sigma_a sigma_b > faint, on top of
    e edges. The sums run in the order of the samples. out: room for e edges and all pairs. Returns how many edges there are, or -1
@@ -78,5 +81,70 @@ int solve(long m, long e, const int64_t *i, const int64_t *j, const double *w, c
         for (long c = 0; c < m; c++) p[c] = r[c] / diagonal[c] + rz / before * p[c];
     }
     free(r);
+    return 0;
+}
+
+/* How far each cell moves against its neighbours, the mean over its facets by weight; as far as it moves where it has none. */
+int drift(long m, long e, const int64_t *i, const int64_t *j, const double *w, const double *step, double *moved) {
+    double *total = calloc(m, sizeof(double));
+    if (!total) return 1;
+    memset(moved, 0, m * sizeof(double));
+    for (long t = 0; t < e; t++) {
+        double pull = w[t] * fabs(step[i[t]] - step[j[t]]);
+        moved[i[t]] += pull, moved[j[t]] += pull, total[i[t]] += w[t], total[j[t]] += w[t];
+    }
+    for (long c = 0; c < m; c++) moved[c] = total[c] > 0 ? moved[c] / fmax(total[c], 1e-300) : fabs(step[c]);
+    free(total);
+    return 0;
+}
+
+/* For each of n samples the mean of the values of those with the same two cells, in either order, and of one more, the usual one. */
+int pair_means(long n, const int64_t *first, const int64_t *second, const double *value, const double *usual, double *mean) {
+    typedef struct { uint64_t pair; double sum; long count; } Pair;
+    int bits = 1;
+    while (1L << bits < 2 * n) bits++;
+    Pair *pairs = calloc(1L << bits, sizeof(Pair)); /* an open table; counts of zero are free places */
+    long *place = malloc((n + 1) * sizeof(long));
+    if (pairs && place) {
+        for (long s = 0; s < n; s++) {
+            uint64_t low = first[s] < second[s] ? first[s] : second[s], pair = low << 32 | (uint64_t)(first[s] + second[s] - low);
+            long at = pair * 0x9e3779b97f4a7c15 >> (64 - bits);
+            while (pairs[at].count && pairs[at].pair != pair) at = at + 1 & (1L << bits) - 1;
+            pairs[at].pair = pair, pairs[at].sum += value[s], pairs[at].count++, place[s] = at;
+        }
+        for (long s = 0; s < n; s++) mean[s] = (pairs[place[s]].sum + usual[s]) / (pairs[place[s]].count + 1);
+    }
+    int failed = !pairs || !place;
+    free(pairs), free(place);
+    return failed;
+}
+
+/* The median and the 99 % quantile of n values that are not negative: of the values as they are, then by weight. */
+int quantiles(long n, const double *value, const double *weight, double found[4]) {
+    typedef struct { uint32_t key; int32_t index; } Item;
+    Item *items = malloc(2 * n * sizeof(Item)), *spare = items + n, *other;
+    if (!items) return 1;
+    for (long s = 0; s < n; s++) {
+        float brief = value[s]; /* which is enough to sort by, and sorts like its bits */
+        memcpy(&items[s].key, &brief, sizeof brief), items[s].index = s;
+    }
+    Item *sorted = items;
+    for (int shift = 0; shift < 33; shift += 11) {
+        long start[2049] = {0};
+        for (long s = 0; s < n; s++) start[(sorted[s].key >> shift & 2047) + 1]++;
+        for (long b = 0; b < 2048; b++) start[b + 1] += start[b];
+        for (long s = 0; s < n; s++) spare[start[sorted[s].key >> shift & 2047]++] = sorted[s];
+        other = sorted, sorted = spare, spare = other;
+    }
+    for (int weighed = 0; weighed < 2; weighed++) {
+        double all = 0, sum = 0, *out = found + 2 * weighed;
+        for (long s = 0; s < n; s++) all += weighed ? weight[sorted[s].index] : 1;
+        out[0] = out[1] = value[sorted[n - 1].index];
+        for (long s = 0, passed = 0; s < n && passed < 2; s++) {
+            sum += weighed ? weight[sorted[s].index] : 1;
+            while (passed < 2 && sum >= (passed ? 0.99 : 0.5) * all) out[passed++] = value[sorted[s].index];
+        }
+    }
+    free(items);
     return 0;
 }

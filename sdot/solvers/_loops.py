@@ -1,0 +1,39 @@
+"""Loops in C, which take over from torch's operations where tensors are on a CPU and a compiler is found."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..kernels._build import optional
+
+
+def loops(like: Tensor) -> ctypes.CDLL | None:
+    return _library() if like.device.type == "cpu" else None
+
+
+def call(function: Any, *arguments: Any) -> None:
+    """Tensors must be contiguous, and outlive the call. What is not zero is a lack of memory."""
+    if function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)):
+        raise MemoryError(f"sdot found no memory for {function.__name__} in a step of the solver.")
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """loops.c, or None where no compiler is."""
+    c = optional(Path(__file__).with_name("loops.c"))
+    if c is None:
+        return None
+    pointer, long = ctypes.c_void_p, ctypes.c_long
+    edges: list[Any] = [long, long, pointer, pointer, pointer]
+    c.gather.argtypes = [*edges, long, long, pointer, pointer, pointer, ctypes.c_double, pointer, pointer, pointer]
+    c.gather.restype = long
+    c.solve.argtypes = [*edges, pointer, pointer, ctypes.c_double, long, pointer]
+    c.drift.argtypes = [*edges, pointer, pointer]
+    c.pair_means.argtypes = [long, *[pointer] * 5]
+    c.quantiles.argtypes = [long, *[pointer] * 3]
+    return c
