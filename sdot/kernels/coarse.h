@@ -19,6 +19,7 @@
 #define SHORT 1e-15f  /* vectors of less are taken for zero */
 #define LONG 1e18f    /* and vectors of more are not taken: their products are no numbers */
 #define KAPPA(d) (((d) + 4) * 0x1p-23f)
+#define AT_ONCE 6     /* groups of one sample that are scored side by side */
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */
 
 typedef struct {
@@ -104,18 +105,22 @@ static void judge(long k, vector *top, const Bound *bounds, long g0, long g1, lo
                 q->low[r] = MAX(down, low), down = MIN(down, low);
             }
         }
-    for (long g = g0; g < g1; g++, top += VECTORS)
+    for (long g = g0; g < g1; g++, top += VECTORS) {
+        uint64_t open = 0; /* lanes: one test for all of them */
+#pragma GCC unroll 4
         for (long v = 0; v < VECTORS; v++)
-            for (mask m = _mm512_cmp_ps_mask((__m512)top[v], (__m512)q->low[(k - 1) * VECTORS + v], _CMP_GE_OQ); m; m &= m - 1) {
-                long l = __builtin_ctz(m), lane = v * WIDTH + l;
-                if (lane >= count) continue;
-                if (q->held[lane] == MANY) settle(q, k, lane);
-                if (q->held[lane] == MANY) {
-                    q->lost = 1;
-                    return;
-                }
-                q->group[q->held[lane]][lane] = g, q->upper[q->held[lane]++][lane] = top[v][l];
+            open |= (uint64_t)_mm512_cmp_ps_mask((__m512)top[v], (__m512)q->low[(k - 1) * VECTORS + v], _CMP_GE_OQ) << v * WIDTH;
+        for (; open; open &= open - 1) {
+            long lane = __builtin_ctzll(open);
+            if (lane >= count) break;
+            if (q->held[lane] == MANY) settle(q, k, lane);
+            if (q->held[lane] == MANY) {
+                q->lost = 1;
+                return;
             }
+            q->group[q->held[lane]][lane] = g, q->upper[q->held[lane]++][lane] = ((const real *)top)[lane];
+        }
+    }
 }
 
 /* Where the largest of GROUP numbers is, the first of them if it is there twice. */
@@ -128,44 +133,53 @@ static long largest(__m256 s) {
 
 static __m256 hide(__m256 s, long t) { return _mm256_mask_mov_ps(s, 1 << t, _mm256_set1_ps(-__builtin_inff())); }
 
-/* The scores of GROUP targets each for up to WIDTH pairs of a sample and a group, then into the samples' lists. x: rows. */
-static void answer(long k, const real *x, const real *y, const real *h, long d, long pairs, const int32_t *lane, const int32_t *group,
-                   real *value, int64_t *index) {
-    octet s[WIDTH];
-    const real *own[WIDTH], *row[WIDTH];
-    for (long l = 0; l < WIDTH; l++) {
-        long j = l < pairs ? (long)group[l] * GROUP : 0;
-        own[l] = y + j * d, row[l] = x + (l < pairs ? lane[l] * d : 0), s[l] = *(const octet *)(h + j);
-    }
+/* The scores of a sample within some groups of targets: the same operations in the same order as in `multiply`. */
+INLINE void score_groups(long some, const real *x, const real *y, const real *h, long d, const int32_t *group, octet *s) {
+    const real *own[AT_ONCE];
+#pragma GCC unroll 8
+    for (long l = 0; l < some; l++) own[l] = y + (long)group[l] * GROUP * d, s[l] = *(const octet *)(h + (long)group[l] * GROUP);
     for (long c = 0; c < d; c++)
-#pragma GCC unroll 16
-        for (long l = 0; l < WIDTH; l++) s[l] += *(const octet *)(own[l] + c * GROUP) * row[l][c];
-    for (long l = 0; l < pairs; l++) {
-        real *best = value + lane[l] * k;
-        int64_t *where = index + lane[l] * k;
-        __m256 left = _mm256_max_ps((__m256)s[l], _mm256_set1_ps(-__builtin_inff())); /* which is what becomes of NaN */
-        for (long t, r; (t = largest(left)), ((octet)left)[t] > best[k - 1]; left = hide(left, t)) {
-            real score = ((octet)left)[t];
-            for (r = k - 1; r > 0 && score > best[r - 1]; r--) best[r] = best[r - 1], where[r] = where[r - 1];
-            best[r] = score, where[r] = (int64_t)group[l] * GROUP + t;
+#pragma GCC unroll 8
+        for (long l = 0; l < some; l++) /* said so, or a loop over one group becomes a product and a sum, which is rounded twice */
+            s[l] = (octet)_mm256_fmadd_ps((__m256) * (const octet *)(own[l] + c * GROUP), _mm256_set1_ps(x[c]), (__m256)s[l]);
+}
+
+/* The k best of one sample among the groups that are in question, which come in increasing order: ties stay at the lowest index. */
+static void answer(long k, const real *x, const real *y, const real *h, long d, long groups, const int32_t *group, real *value, int64_t *index) {
+    for (long r = 0; r < k; r++) value[r] = -__builtin_inff(), index[r] = -1;
+    for (long g = 0, some; g < groups; g += some, group += some) {
+        octet s[AT_ONCE];
+        some = groups - g < AT_ONCE ? groups - g : AT_ONCE;
+        switch (some) { /* constants, which unrolls the loops over groups */
+            case 1: score_groups(1, x, y, h, d, group, s); break;
+            case 2: score_groups(2, x, y, h, d, group, s); break;
+            case 3: score_groups(3, x, y, h, d, group, s); break;
+            case 4: score_groups(4, x, y, h, d, group, s); break;
+            case 5: score_groups(5, x, y, h, d, group, s); break;
+            default: score_groups(AT_ONCE, x, y, h, d, group, s), some = AT_ONCE;
+        }
+        for (long l = 0; l < some; l++) {
+            __m256 left = _mm256_max_ps((__m256)s[l], _mm256_set1_ps(-__builtin_inff())); /* which is what becomes of NaN */
+            for (long t, r; (t = largest(left)), ((octet)left)[t] > value[k - 1]; left = hide(left, t)) {
+                real score = ((octet)left)[t];
+                for (r = k - 1; r > 0 && score > value[r - 1]; r--) value[r] = value[r - 1], index[r] = index[r - 1];
+                value[r] = score, index[r] = (int64_t)group[l] * GROUP + t;
+            }
         }
     }
 }
 
 /* All that is in question for a block of samples. Returns how much that was, or -1 where the block must be swept in float32. */
 static long answer_all(long k, const real *x, const real *y, const real *h, long d, long count, Question *q, real *value, int64_t *index) {
-    int32_t lane[WIDTH], group[WIDTH];
-    long pairs = 0, all = 0;
-    for (long i = 0; i < count; i++) {
-        if (q->lost || !(LEAST_KEPT(q, k)[i] > -__builtin_inff())) return -1;
-        settle(q, k, i);
-        for (long r = 0; r < k; r++) value[i * k + r] = -__builtin_inff(), index[i * k + r] = -1;
-    }
+    int32_t group[MANY];
+    long all = 0;
     for (long i = 0; i < count; i++)
-        for (long r = 0; r < q->held[i]; r++, all++) {
-            lane[pairs] = i, group[pairs++] = q->group[r][i];
-            if (pairs == WIDTH) answer(k, x, y, h, d, pairs, lane, group, value, index), pairs = 0;
-        }
-    answer(k, x, y, h, d, pairs, lane, group, value, index);
+        if (q->lost || !(LEAST_KEPT(q, k)[i] > -__builtin_inff())) return -1;
+    for (long i = 0; i < count; i++) {
+        settle(q, k, i);
+        for (long r = 0; r < q->held[i]; r++) group[r] = q->group[r][i];
+        answer(k, x + i * d, y, h, d, q->held[i], group, value + i * k, index + i * k);
+        all += q->held[i];
+    }
     return all;
 }

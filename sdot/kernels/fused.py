@@ -192,7 +192,7 @@ def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, d: int, *, tiled:
 def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
     """Whether a first pass saves time, and then in which form: it does where there are many scores for each that must be made
     again, and for each target that must be made ready (measured). True: in tiles, False: in integers, None: not at all."""
-    if d < 8 or k > MOST_COARSE or n < 128 or m < (200 * k + 48_000 * (1 + k) / d**2) * (1 + k / 16):
+    if d < 8 or k > MOST_COARSE or n < 128 or m < 100 + 4500 * k * (1 + k / 16) / d:
         return None
     form = _fastest_form(c, min(64, 2 ** round(math.log2(d))))
     return form if form is None or n >= 1024 else False  # tiles take longer to fill
