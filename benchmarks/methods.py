@@ -1,7 +1,7 @@
 """Methods behind one call: a problem and a budget of CPU seconds in, heights and what they cost out.
 
-A method of this library pays for everything: start, steps, bookkeeping. A peer pays for its solve alone: imports, compilation
-and the short run that tells how many steps fill the budget are free. Peers get the targets centred and without repetitions,
+A method of this library pays for its start, steps and bookkeeping, a peer for its solve alone. Imports and compilation are free
+for all of them, and so is a peer's short run that tells how many steps fill the budget. Peers get the targets centred and without repetitions,
 as this library makes them for itself.
 """
 
@@ -69,6 +69,14 @@ def moments(problem: Problem, solver: sdot.Solver, seed: int, *, thin: float = 1
             cpu, wall, due = cpu + clock.cpu, wall + clock.wall, thin * state.samples
             yield Moment(state.samples, cpu, wall, state.chi2, state.heights.clone())
             clock = Clock()
+
+
+def warm_up(problem: Problem) -> None:
+    """The first steps of this library in a process load and compile; no run should pay for that."""
+    for _, _ in zip(
+        range(10), sdot.iterate(problem.source, problem.target, generator=Generator().manual_seed(0)), strict=False
+    ):
+        pass
 
 
 def iterated(name: str, solver: sdot.Solver) -> Method:
