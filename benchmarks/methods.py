@@ -1,8 +1,8 @@
 """Methods behind one call: a problem and a budget of CPU seconds in, heights and what they cost out.
 
 A method of this library pays for its start, steps and bookkeeping, a peer for its solve alone. Imports and compilation are free
-for all of them, and so is a peer's short run that tells how many steps fill the budget. Peers get the targets centred and without repetitions,
-as this library makes them for itself.
+for all of them, and so is a peer's short run that tells how many steps fill the budget. Peers get the targets centred and
+without repetitions, as this library makes them for itself.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def moments(problem: Problem, solver: sdot.Solver, seed: int, *, thin: float = 1
             clock = Clock()
 
 
+_warm = set[str]()
+
+
 def warm_up(problem: Problem) -> None:
     """The first steps of this library in a process load and compile; no run should pay for that."""
     for _, _ in zip(
@@ -83,6 +86,7 @@ def iterated(name: str, solver: sdot.Solver) -> Method:
     """A solver of this library until the budget is spent."""
 
     def run(problem: Problem, budget: float, seed: int) -> Outcome:
+        warm_up(problem)
         for now in moments(problem, solver, seed):
             if now.cpu >= budget:
                 return Outcome(now.heights, now.samples, now.cpu, now.wall)
