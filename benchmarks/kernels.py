@@ -118,6 +118,11 @@ def sampling(threads: int) -> dict[str, Any]:
         for name, draw in (("rand", torch.rand), ("randn", torch.randn))
         for dtype in ("float32", "float64")
     }
+    like = torch.empty(0)
+    draws |= {
+        "sdot uniform float32": lambda: sdot.UniformCube(64).sample(2**16, like=like, generator=g),
+        "sdot normal float32": lambda: sdot.Gaussian(64).sample(2**16, like=like, generator=g),
+    }
     return {
         "function": "sampling",
         "speed": {k: float(f"{2**22 / t / 1e9:.4g}") for k, t in fastest(draws, threads, 3).items()},

@@ -19,6 +19,7 @@ from benchmarks.methods import Failed, Method
 from benchmarks.problems import USUAL, Problem
 from benchmarks.record import Row, Table
 
+CHEAP = 1.0  # CPU seconds of a run that is closed in on further
 PRECISION = 5e-4  # of a judged chi^2, or a tenth of it if that is more
 
 
@@ -44,7 +45,7 @@ class Plan:
         budgets: CPU seconds.
         kept: How many settings of an entry run at each budget; all when None.
         wanted: Values of chi^2 whose time is closed in on.
-        closings: Runs of each entry for that.
+        closings: Runs of each entry for that, or the three of the long plan where they are cheap.
         full: Whether peers that compile for minutes show their whole grid.
         settings: The first so many settings of a grid only; all when None.
     """
@@ -130,9 +131,9 @@ def run(table: Table, problem: Problem, entry: Entry, method: Method, budget: fl
 
 def close_in(table: Table, problem: Problem, entry: Entry, plan: Plan, wanted: float) -> Row | None:
     """The row of the least time at which chi^2 <= wanted, after a few more runs between too little and enough."""
-    for _ in range(plan.closings):
+    for turn in range(FULL.closings):
         best = answer(table.rows, entry.label, wanted)
-        if best is None or not best["met"]:
+        if best is None or not best["met"] or (turn >= plan.closings and best["cpu"] > CHEAP):
             break
         same = [row for row in answered(table.rows, entry.label) if row["settings"] == best["settings"]]
         known = bracket(same, wanted)
