@@ -13,6 +13,7 @@ from .. import kernels
 from ..measures import DiscreteMeasure
 from ._loops import call, loops
 
+MOST_COUNTED = 32  # hits of a cell that are counted one by one
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
 
@@ -169,9 +170,15 @@ def raise_stranded(
 
     A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
     to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are a fifth of those it should have, which leaves the
-    rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets.
+    rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets. No step raises it beyond
+    half of the hits that it should have: counted, as cells that are small beside delta would be raised far too much.
     """
     stranded = missed.nonzero()[:, 0]
-    captured = kernels.soft_potential(target.points[stranded], seen.x, -seen.value[:, 0], delta).to(step)
-    wanted = delta * (0.2 * len(seen.x) * target.weights[stranded]).log() - captured - h[stranded]
-    return step.index_copy(0, stranded, torch.maximum(step[stranded], wanted))
+    y, nu, n = target.points[stranded], target.weights[stranded], len(seen.x)
+    captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
+    wanted = delta * (0.2 * n * nu).log() - captured - h[stranded]
+    due = (0.5 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
+    best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], int(due.max()))
+    rise = step[seen.index[sample, 0]] - best.to(step) - h[stranded, None]  # at which it wins a sample, whose cell rises too
+    enough = rise.sort(dim=1).values.gather(1, due[:, None] - 1)[:, 0]
+    return step.index_copy(0, stranded, torch.minimum(torch.maximum(step[stranded], wanted), enough))

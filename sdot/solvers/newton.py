@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..measures import DiscreteMeasure, Draw
@@ -46,6 +46,7 @@ class NewtonState(State):
         optimism: By what factor predictions of chi^2 have been too low of late.
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
+        judged: How many of them the residual is of: as many, but for heights that they have not judged yet.
         residual: chi^2 of the masses that they gave at the heights.
         trial: Heights after the last step over them, of which nothing is known yet.
     """
@@ -60,6 +61,7 @@ class NewtonState(State):
     gaps: Float[Tensor, "2 m"]
     optimism: float = 1.0
     points: int = 0
+    judged: int = 0
     passes: int = 0
     residual: float = math.inf
     trial: Float[Tensor, " m"] | None = None
@@ -194,17 +196,18 @@ class Newton:
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, gap, soft = self._learn(state, seen, target)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
-        residual = float(((mass - nu).square() / nu).sum())
-        limit = max(state.residual, floor) if n == state.points else 10 * max(state.residual, state.chi2)
+        part = (mass - nu).square() / nu
+        residual = float(part.sum())
+        limit = max(state.residual, floor) if n == state.judged else 10 * max(state.residual, state.chi2)
         if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
             state = replace(state, points=n)
             if state.passes < MOST_PASSES:
-                return replace(state, trial=torch.lerp(state.heights, h, 0.3), passes=state.passes + 3)
+                return replace(state, trial=shortened(state.heights, h, mass, nu, part > 0.1 * limit), passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        stalled = n == state.points and residual > 0.5 * state.residual
+        stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
         return replace(
             self._forget(state, step),
@@ -214,6 +217,7 @@ class Newton:
             batch=math.ceil(1.5 * n) if settled else n,
             before=state.heights,
             points=n,
+            judged=n,
             passes=0 if settled else state.passes + 1,
             residual=residual,
         )
@@ -271,3 +275,15 @@ class Newton:
             exposure=state.exposure * kept,
             hits=state.hits * kept,
         )
+
+
+def shortened(
+    before: Float[Tensor, " m"], h: Float[Tensor, " m"], mass: Float[Tensor, " m"], nu: Float[Tensor, " m"], wrong: Bool[Tensor, " m"]
+) -> Float[Tensor, " m"]:
+    """Heights nearer to those before a step that did harm.
+
+    Mostly a few light cells did it, which rose far too much: then they alone go back, most of the way. Otherwise all do.
+    """
+    risen = wrong & (mass > nu) & (h > before)
+    kept = torch.where(risen, (nu / mass.clamp_min(1e-300)).sqrt().clamp(0.02, 0.5), 1.0 if risen.any() else 0.3)
+    return torch.lerp(before, h, kept)
