@@ -278,7 +278,11 @@ class Newton:
 
 
 def shortened(
-    before: Float[Tensor, " m"], h: Float[Tensor, " m"], mass: Float[Tensor, " m"], nu: Float[Tensor, " m"], wrong: Bool[Tensor, " m"]
+    before: Float[Tensor, " m"],
+    h: Float[Tensor, " m"],
+    mass: Float[Tensor, " m"],
+    nu: Float[Tensor, " m"],
+    wrong: Bool[Tensor, " m"],
 ) -> Float[Tensor, " m"]:
     """Heights nearer to those before a step that did harm.
 
