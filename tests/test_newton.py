@@ -7,7 +7,7 @@ import torch
 
 import sdot
 from sdot import kernels
-from sdot.solvers import _loops, annealing, evidence, laplacian
+from sdot.solvers import _loops, annealing, evidence, laplacian, newton
 
 
 def seeded(seed=0):
@@ -227,6 +227,36 @@ def test_a_stranded_cell_is_raised_to_where_it_is_nearly_hit():
     deficit = scores.max(1).values - scores[:, 3]
     assert 0 <= float(deficit.min()) < 4 * 0.05
     assert float(torch.exp(-deficit / 0.05).sum()) == pytest.approx(0.2 * 4000 / 20, rel=0.05)
+
+
+def test_a_small_cell_rises_to_half_of_its_hits():
+    """Whatever the temperature says; and along with the cells around it."""
+    target, x = uniform(m=20), reals(4000, 3, seed=11)
+    h = torch.zeros(20, dtype=torch.float64)
+    h[3] = -100.0
+    value, index = kernels.topk(x, target.points, h, 4)
+    seen = evidence.Look(torch.bincount(index[:, 0], minlength=20).repeat(2, 1), value, index, x)
+    light = target.weights.clone()
+    light[3] = 20 / 4000
+    target = sdot.DiscreteMeasure(target.points, light / light.sum())
+    missed = torch.arange(20) == 3
+    for common in (0.0, 0.7):
+        step = evidence.raise_stranded(h, torch.full_like(h, common), missed, target, seen, 5.0)
+        assert torch.equal(step[~missed], torch.full((19,), common, dtype=torch.float64))
+        raised = h + step
+        raised[3] += 1e-9
+        hits = int((kernels.topk(x, target.points, raised)[1] == 3).sum())
+        assert hits == math.ceil(0.5 * 4000 * float(target.weights[3]))
+
+
+def test_a_step_that_did_harm_is_taken_back_where_it_did():
+    before, h = torch.zeros(4, dtype=torch.float64), torch.tensor([1.0, 2.0, -1.0, 0.5], dtype=torch.float64)
+    nu = torch.full_like(h, 0.25)
+    mass = torch.tensor([25.0, 0.3, 1.0, 0.2], dtype=torch.float64)
+    wrong = torch.tensor([True, False, True, False])
+    assert newton.shortened(before, h, mass, nu, wrong).tolist() == pytest.approx([0.1, 2.0, -1.0, 0.5])
+    nobody = torch.tensor([False, False, True, False])  # of those that rose
+    assert newton.shortened(before, h, mass, nu, nobody).tolist() == pytest.approx([0.3, 0.6, -0.3, 0.15])
 
 
 def test_one_sample_on_a_facet_does_not_make_the_cell_stiff():
