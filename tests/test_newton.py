@@ -230,7 +230,7 @@ def test_a_stranded_cell_is_raised_to_where_it_is_nearly_hit():
 
 
 def test_a_small_cell_rises_to_half_of_its_hits():
-    """Whatever the temperature says; and along with the cells around it."""
+    """However far the Newton step would raise it; and along with the cells around it."""
     target, x = uniform(m=20), reals(4000, 3, seed=11)
     h = torch.zeros(20, dtype=torch.float64)
     h[3] = -100.0
@@ -241,7 +241,8 @@ def test_a_small_cell_rises_to_half_of_its_hits():
     target = sdot.DiscreteMeasure(target.points, light / light.sum())
     missed = torch.arange(20) == 3
     for common in (0.0, 0.7):
-        step = evidence.raise_stranded(h, torch.full_like(h, common), missed, target, seen, 5.0)
+        step = torch.where(missed, 500.0, torch.full_like(h, common))
+        step = evidence.raise_stranded(h, step, missed, target, seen, 0.05)
         assert torch.equal(step[~missed], torch.full((19,), common, dtype=torch.float64))
         raised = h + step
         raised[3] += 1e-9

@@ -171,7 +171,7 @@ def raise_stranded(
     A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
     to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are a fifth of those it should have, which leaves the
     rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets. No step raises it beyond
-    half of the hits that it should have: counted, as cells that are small beside delta would be raised far too much.
+    half of the hits that it should have: the ridge of the Newton system knows nothing of how small a cell is.
     """
     stranded = missed.nonzero()[:, 0]
     y, nu, n = target.points[stranded], target.weights[stranded], len(seen.x)
