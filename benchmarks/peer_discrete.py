@@ -50,7 +50,7 @@ def sampled(name: str, settings: str, solve: Solve, *, work: float, power: float
             return spend(n)[-1] if n < most else math.inf
 
         spend(10)  # imports, first calls
-        n = min(most, filling(budget, seconds, math.ceil(work * len(peer.points)), power))
+        n = min(most, filling(budget, seconds, math.ceil(work * len(peer.points)), power)) or most  # 0: the trial was too large
         x, (potential, cells), clock, cpu = spend(n)
         wall = clock.wall
         heights = peer.heights(potential)
