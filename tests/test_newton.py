@@ -237,7 +237,7 @@ def test_a_small_cell_rises_to_half_of_its_hits():
     value, index = kernels.topk(x, target.points, h, 4)
     seen = evidence.Look(torch.bincount(index[:, 0], minlength=20).repeat(2, 1), value, index, x)
     light = target.weights.clone()
-    light[3] = 20 / 4000
+    light[3] = 12 / 4000
     target = sdot.DiscreteMeasure(target.points, light / light.sum())
     missed = torch.arange(20) == 3
     for common in (0.0, 0.7):

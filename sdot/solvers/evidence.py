@@ -13,7 +13,7 @@ from .. import kernels
 from ..measures import DiscreteMeasure
 from ._loops import call, loops
 
-MOST_COUNTED = 32  # hits of a cell that are counted one by one
+MOST_COUNTED = 8  # hits of a cell that are counted one by one
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
 
