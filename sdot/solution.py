@@ -92,8 +92,8 @@ def solve(
         source: The measure mu.
         target: The measure nu.
         solver: Settings of an algorithm; `Newton()` when left out.
-        tol: Wanted chi^2 = sum_i (w_i - nu_i)^2 / nu_i of the cell masses w, as certified on fresh samples. The mass that
-            goes to wrong targets is at most tol^(1/2) / 2.
+        tol: Wanted chi^2 = sum_i (w_i - nu_i)^2 / nu_i of the cell masses w. The run ends once it is certified on fresh
+            samples, its standard error included. The mass that goes to wrong targets is at most tol^(1/2) / 2.
         max_samples: Budget of source samples; 30 times the (m - 1) / tol that the best method needs when left out.
         max_seconds: Budget of wall time, looked at between steps.
         progress: Show the error falling toward the tolerance, on standard error.
@@ -129,10 +129,10 @@ def solve(
                 bar.show(state)
             if state.chi2 <= tol and state.samples >= next_check:
                 certificate = run.certify(state, tol / 10)
-                if certificate.chi2 <= tol:
+                if certificate.chi2 + certificate.chi2_error <= tol:  # not by luck
                     reason, chosen = "tol", state
                     break
-                next_check = state.samples + state.samples // 4
+                next_check = state.samples + state.samples // 8
             over = "max_samples" if state.samples >= budget else "max_seconds" if seconds >= patience else None
             try:
                 new = None if over else run.advance(state)
