@@ -5,8 +5,8 @@ python -m benchmarks.scaling --most 20000        to m = 20,000: five minutes
 python -m benchmarks.scaling --million           m = 1,000,000 in d = 16 to chi2 = 0.1: a day on one core, take --threads
 
 Time that is spent below a function of sdot.kernels counts as the kernels', below one of sdot.measures as drawing samples,
-and the rest (linear solve, bookkeeping) is listed by its largest parts. The certificate is not counted. Started again, it
-goes on where it was stopped.
+and the rest (linear solve, bookkeeping) is listed by its largest parts. Neither the certificate nor what the first steps in a
+process load is counted. Started again, it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from torch import Generator
 
 import sdot
-from benchmarks import command, record
+from benchmarks import command, methods, record
 from benchmarks.judge import judge
-from benchmarks.problems import Problem, make
+from benchmarks.problems import Problem, find, make
 from benchmarks.record import Row, Table
 
 SIZES = (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
@@ -63,6 +63,7 @@ def measure(file: str, names: list[str], tol: float, max_seconds: float) -> list
 
 def run(problem: Problem, tol: float, max_seconds: float) -> Row:
     """One run until its own estimate of chi^2 is below tol, under the profiler, then judged."""
+    methods.warm_up(make(f"{find(problem.name)[0].name}-{SIZES[0]}") if problem.cells > SIZES[0] else problem)
     before, shares = record.forget_peak_memory(), Shares()
     cpu, wall = time.process_time(), time.monotonic()
     with shares:
