@@ -154,6 +154,7 @@ int topk(const real *x, long n, long d, const real *y, const real *h, long m, lo
     return 0;
 }
 
+#if !DOUBLE
 /* ---- above: all pairs whose score is at least what the sample asks for ------------------------------------------------------- */
 
 typedef struct {
@@ -220,6 +221,7 @@ long above(const real *x, long n, long d, const real *y, const real *h, long m, 
     free(packed);
     return found.count;
 }
+#endif
 
 #if !DOUBLE && defined(__AVX512VNNI__)
 #include "coarse.h"

@@ -1,6 +1,6 @@
 """Compiled loops that reduce scores in registers as they are made (fused.c): the fastest backend on CPUs.
 
-The system's C compiler translates fused.c at first use, about a second for each dtype, into a cache. The C functions run on
+The system's C compiler translates fused.c at first use, five seconds for each dtype, into a cache. The C functions run on
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from . import blocked
 from ._build import library
 from ._threads import divide
 from ._unavailable import Unavailable
@@ -78,6 +79,8 @@ def above(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], least: Float[Tensor, " n"]
 ) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
     """All pairs with h_j + <x_i, y_j> >= least_i, and some that miss it by rounding: the samples and the targets of them."""
+    if x.dtype != torch.float32:
+        return blocked.above(x, y, h, least)
     c, x, least, (n, d), m = compiled(x), x.contiguous(), least.contiguous(), x.shape, y.shape[0]
     panels, heights = packed(c, y, GROUP), filled(h, GROUP)
     form = coarse_form(c, n, d, m, 1)
@@ -160,7 +163,8 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     c.lanes.argtypes, c.lanes.restype = [], long
     c.pack.argtypes, c.pack.restype = [pointer, long, long, long, real, pointer], None
     c.topk.argtypes = [pointer, long, long, pointer, pointer, long, long, pointer, pointer]
-    c.above.argtypes, c.above.restype = [*c.topk.argtypes[:6], pointer, long, pointer, pointer], long
+    if dtype == torch.float32:
+        c.above.argtypes, c.above.restype = [*c.topk.argtypes[:6], pointer, long, pointer, pointer], long
     if hasattr(c, "coarse_topk"):
         c.coarse_pairs.argtypes, c.coarse_pairs.restype = [ctypes.c_int, long], long
         c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int, pointer, pointer, long, long, pointer, pointer, pointer], long
