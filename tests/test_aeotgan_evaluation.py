@@ -299,7 +299,7 @@ def test_modes_runs(tmp_path, monkeypatch, capsys):
 # The stages, on digits
 
 
-TINY = ["ae.epochs=3", "gan.epochs=1", "gan.views=2", "evaluate.classifier_epochs=2", "evaluate.samples=360", "ot.tol=0.1"]
+TINY = ["ae.epochs=3", "gan.epochs=1", "gan.views=2", "evaluate.classifier_epochs=2", "evaluate.samples=360", "ot.tol=0.05"]
 
 
 @pytest.fixture(scope="module")
