@@ -71,15 +71,15 @@ def moments(problem: Problem, solver: sdot.Solver, seed: int, *, thin: float = 1
             clock = Clock()
 
 
-_warm = set[str]()
+_warm = set[str]()  # names of problems
 
 
 def warm_up(problem: Problem) -> None:
-    """The first steps of this library in a process load and compile; no run should pay for that."""
-    for _, _ in zip(
-        range(10), sdot.iterate(problem.source, problem.target, generator=Generator().manual_seed(0)), strict=False
-    ):
-        pass
+    """The first steps of this library on a problem load and compile what it needs; no run should pay for that."""
+    if problem.name not in _warm:
+        _warm.add(problem.name)
+        states = sdot.iterate(problem.source, problem.target, generator=Generator().manual_seed(0))
+        next(state for state in states if state.step == 10)
 
 
 def iterated(name: str, solver: sdot.Solver) -> Method:

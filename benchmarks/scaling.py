@@ -63,7 +63,7 @@ def measure(file: str, names: list[str], tol: float, max_seconds: float) -> list
 
 def run(problem: Problem, tol: float, max_seconds: float) -> Row:
     """One run until its own estimate of chi^2 is below tol, under the profiler, then judged."""
-    methods.warm_up(make(f"{find(problem.name)[0].name}-{SIZES[0]}") if problem.cells > SIZES[0] else problem)
+    methods.warm_up(make(f"{find(problem.name)[0].name}-{SIZES[0]}"))
     before, shares = record.forget_peak_memory(), Shares()
     cpu, wall = time.process_time(), time.monotonic()
     with shares:

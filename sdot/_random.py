@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from .kernels._build import optional
+from .kernels._build import call, optional
 from .kernels._threads import divide
 
 STRETCH = 2**15  # numbers of one stream, as in random.c
@@ -37,14 +37,14 @@ def uniform(n: int, d: int, *, like: Tensor, generator: Generator | None) -> Flo
 def _filled(law: str, n: int, d: int, like: Tensor, generator: Generator | None) -> Tensor | None:
     if like.device.type != "cpu" or like.dtype != torch.float32 or n * d < WORTH or (c := _library()) is None:
         return None
-    key, x = int(torch.randint(2**63 - 1, (), generator=generator)), torch.empty(n, d)
-    fill, stretches, at = getattr(c, law), -(-n * d // STRETCH), x.data_ptr()
+    key, x = int(torch.randint(2**63 - 1, (), generator=generator)), torch.empty(n * d)
 
     def run(i: int, end: int) -> None:
-        fill(key, i, min(end * STRETCH, n * d) - i * STRETCH, at + 4 * i * STRETCH)
+        part = x[i * STRETCH : end * STRETCH]
+        call(getattr(c, law), key, i, len(part), part)
 
-    divide(run, stretches, n * d * WORK)
-    return x
+    divide(run, -(-n * d // STRETCH), n * d * WORK)
+    return x.view(n, d)
 
 
 @cache

@@ -101,11 +101,7 @@ class Pair(Rule):
 
     def forward(self, T: BrenierMap, x: Float[Tensor, "n d"], cell: Int[Tensor, " n"]) -> Blend:
         vertices, scores = foremost(T, x, cell, self.star, self.size, 2)
-        u = (
-            torch.where(torch.isfinite(scores[:, 1:]), _hash(x)[:, None], 0.0)
-            if vertices.shape[1] > 1
-            else x.new_zeros(len(x), 0)
-        )
+        u = torch.where(torch.isfinite(scores[:, 1:]), _hash(x)[:, None], 0.0)
         return vertices, torch.cat([1 - u.sum(1, keepdim=True), u], 1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import kernels
 from .barycentric import distance_form, nearest_weights
-from .kernels._build import optional
+from .kernels._build import call, optional
 from .kernels._threads import divide
 from .maps import BrenierMap
 from .simplicial import SimplicialComplex
@@ -84,10 +84,9 @@ def foremost(
         return torch.cat(vertices), torch.cat(scores)
     vertex, score = torch.empty(n, k, dtype=torch.int64), x.new_empty(n, k)
     x, cell, star, size, y, h = (t.contiguous() for t in (x, cell, star, size, y, T.heights.double()))
-    targets = (width, star.data_ptr(), size.data_ptr(), y.data_ptr(), h.data_ptr(), k)
 
     def run(i: int, end: int) -> None:
-        c.foremost(end - i, x.shape[1], *_at(i, x, cell), *targets, *_at(i, vertex, score))
+        call(c.foremost, end - i, x.shape[1], x[i:], cell[i:], width, star, size, y, h, k, vertex[i:], score[i:])
 
     divide(run, n, n * width * x.shape[1])
     return vertex, score
@@ -107,7 +106,7 @@ def projected(
     x, points, vertices, present = (t.contiguous() for t in (x, points, vertices, present))
 
     def run(i: int, end: int) -> None:
-        c.project(end - i, x.shape[1], *_at(i, x), k, *_at(i, vertices, present), points.data_ptr(), *_at(i, weight))
+        call(c.project, end - i, x.shape[1], x[i:], k, vertices[i:], present[i:], points, weight[i:])
 
     divide(run, n, n * k * k * x.shape[1])
     return weight
@@ -148,6 +147,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
         pointer, long = ctypes.c_void_p, ctypes.c_long
         c.foremost.argtypes = [long, long, pointer, pointer, long, *[pointer] * 4, long, pointer, pointer]
         c.project.argtypes = [long, long, pointer, long, *[pointer] * 4]
+        c.foremost.restype = c.project.restype = None
     return c
 
 
@@ -155,8 +155,3 @@ def _compiled(x: Tensor) -> ctypes.CDLL | None:
     """stars.c in the dtype of x; None where torch's operations must do: not on a CPU, for gradients, without a compiler."""
     torch_only = x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling()
     return None if torch_only else _library(x.dtype)
-
-
-def _at(row: int, *tensors: Tensor) -> list[int]:
-    """Where a row lies in memory."""
-    return [t[row:].data_ptr() for t in tensors]

@@ -19,6 +19,9 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ._unavailable import Unavailable
 
@@ -49,6 +52,14 @@ def optional(source: Path, *defines: str) -> ctypes.CDLL | None:
         return library(source, *defines)
     except Unavailable:
         return None
+
+
+def call(function: Any, *arguments: Any) -> int:
+    """What a C function returns; tensors go as pointers to their first number. A negative number is a lack of memory."""
+    status = function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+    if status is not None and status < 0:
+        raise MemoryError(f"sdot found no memory for the buffers of {function.__name__!r}.")
+    return status or 0
 
 
 def compiler() -> list[str]:

@@ -129,12 +129,12 @@ static void look_inside(long k, const real *x, const real *y, const real *h, lon
     }
 }
 
-/* The k best of n samples. y: panels of GROUP targets; h: filled up with -inf. Returns nonzero where there is no memory. */
+/* The k best of n samples. y: panels of GROUP targets; h: filled up with -inf. Returns a negative number where there is no memory. */
 int topk(const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index) {
     long groups = (m + GROUP - 1) / GROUP, step = STRETCH / (long)sizeof(real) / (GROUP * (d + 1)) + 1;
     long list = k * LANES, block = d * LANES;
     real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + 2 * list) + 2 * list));
-    if (!packed) return 1;
+    if (!packed) return -1;
     real *best = packed + BLOCKS * block, *where = best + BLOCKS * list, *spare = where + BLOCKS * list;
     for (long i0 = 0; i0 < n; i0 += BLOCKS * LANES) {
         long count = n - i0 < BLOCKS * LANES ? n - i0 : BLOCKS * LANES, blocks = (count + LANES - 1) / LANES;
@@ -258,7 +258,7 @@ long coarsen(int tiled, const real *panels, const real *h, long groups, long d, 
     return wrong;
 }
 
-/* The same k best by way of a first pass; pairs and bounds are what `coarsen` wrote. Returns nonzero where there is no memory. */
+/* The same k best by way of a first pass; pairs and bounds are what `coarsen` wrote. Returns a negative number where there is no memory. */
 int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
                 const int32_t *pairs, const Bound *bounds) {
     long groups = (m + GROUP - 1) / GROUP, width = coarse_pairs(tiled, d), block = d * LANES, coarse = width * LANES, useless = 0;
@@ -298,7 +298,7 @@ int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const r
     }
     if (tiled) _tile_release();
     free(packed), free(questions);
-    return failed;
+    return failed ? -1 : 0;
 }
 
 /* `above`, decided by the first pass, with more that miss it by rounding; mean: as `coarsen` left it. */
@@ -326,11 +326,11 @@ long coarse_above(int tiled, const real *x, long n, long d, const real *y, const
             for (long g = 0; g < groups; g++) {
                 if (!tiled) integer_scores(s, short_x, pairs, h, bounds, g, d, q);
                 else if (g % TOGETHER == 0) tile_scores(s, short_x, pairs, g, d);
-                vector *own = s[tiled ? g % TOGETHER * GROUP : 0];
+                vector(*own)[VECTORS] = s + (tiled ? g % TOGETHER * GROUP : 0);
                 for (long t = 0; tiled && t < GROUP; t++)
-                    for (long v = 0; v < VECTORS; v++) own[t * VECTORS + v] += h[g * GROUP + t];
+                    for (long v = 0; v < VECTORS; v++) own[t][v] += h[g * GROUP + t];
                 for (long v = 0; v < VECTORS; v++) lower[v] = below[v] - (q->away[v] * bounds[g].far + q->size[v] * bounds[g].off + bounds[g].base);
-                collect(&found, i, g, (vector(*)[VECTORS])own, lower);
+                collect(&found, i, g, own, lower);
             }
         }
         if (tiled) _tile_release();

@@ -1,6 +1,6 @@
 """Compiled loops that reduce scores in registers as they are made (fused.c): the fastest backend on CPUs.
 
-The system's C compiler translates fused.c at first use, five seconds for each dtype, into a cache. The C functions run on
+The system's C compiler translates fused.c at first use, some seconds for each dtype, into a cache. The C functions run on
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import blocked
-from ._build import library
+from ._build import call, library
 from ._threads import divide
 from ._unavailable import Unavailable
 
@@ -35,9 +35,8 @@ MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 MOST_COARSE = 32  # as in coarse.h
 TOGETHER = 4  # as in tiles.h
 
-Coarse = tuple[
-    bool, Tensor, Tensor, Tensor
-]  # in tiles or integers, pairs of coordinates, bounds on what that did to them, their mean
+# in tiles or in integers; pairs of coordinates, bounds on what rounding did to them, their mean
+Coarse = tuple[bool, Tensor, Tensor, Tensor]
 
 _lock = threading.Lock()
 _reasons: dict[torch.dtype, Unavailable] = {}
@@ -52,10 +51,8 @@ def topk(
     c, x, (n, d), m = compiled(x), x.contiguous(), x.shape, y.shape[0]
     if m > MAX_TARGETS:
         raise Unavailable(f"backend 'fused' takes at most {MAX_TARGETS} targets, but {m} came; use backend='blocked'.")
-    panels, heights = packed(c, y, GROUP), filled(h, GROUP)
+    panels, heights, coarse = _ready(c, y, h, n, k)
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    form = coarse_form(c, n, d, m, k)
-    coarse = None if form is None else coarsened(c, panels, heights, d, tiled=form)
     divide(lambda i, end: _search(c, x[i:end], panels, heights, m, k, coarse, value[i:end], index[i:end]), n, n * m * d)
     return value, index
 
@@ -71,8 +68,11 @@ def _search(
     value: Tensor,
     index: Tensor,
 ) -> None:
-    at = (x.data_ptr(), *x.shape, panels.data_ptr(), heights.data_ptr(), m, k, value.data_ptr(), index.data_ptr())
-    _check(c.topk(*at) if coarse is None else c.coarse_topk(coarse[0], *at, *(t.data_ptr() for t in coarse[1:3])))
+    problem = (x, *x.shape, panels, heights, m, k, value, index)
+    if coarse is None:
+        call(c.topk, *problem)
+    else:
+        call(c.coarse_topk, coarse[0], *problem, *coarse[1:3])
 
 
 def above(
@@ -82,28 +82,22 @@ def above(
     if x.dtype != torch.float32:
         return blocked.above(x, y, h, least)
     c, x, least, (n, d), m = compiled(x), x.contiguous(), least.contiguous(), x.shape, y.shape[0]
-    panels, heights = packed(c, y, GROUP), filled(h, GROUP)
-    form = coarse_form(c, n, d, m, 1)
-    coarse = None if form is None else coarsened(c, panels, heights, d, tiled=form)
+    panels, heights, coarse = _ready(c, y, h, n, 1)
     count = 64 * n
     while True:
         room, found = count, torch.empty(2, count, dtype=torch.int64)
-        at = (
-            x.data_ptr(),
-            n,
-            d,
-            panels.data_ptr(),
-            heights.data_ptr(),
-            m,
-            least.data_ptr(),
-            room,
-            *(f.data_ptr() for f in found),
-        )
-        count = c.above(*at) if coarse is None else c.coarse_above(coarse[0], *at, *(t.data_ptr() for t in coarse[1:]))
-        _check(count < 0)
+        problem = (x, n, d, panels, heights, m, least, room, *found)
+        count = call(c.above, *problem) if coarse is None else call(c.coarse_above, coarse[0], *problem, *coarse[1:])
         if count <= room:
             sample, target = found[:, :count]
             return sample, target
+
+
+def _ready(c: ctypes.CDLL, y: Tensor, h: Tensor, n: int, k: int) -> tuple[Tensor, Tensor, Coarse | None]:
+    """Targets and heights in panels, and what a first pass over n samples wants, where there is to be one."""
+    panels, heights, (m, d) = packed(c, y, GROUP), filled(h, GROUP), y.shape
+    form = coarse_form(c, n, d, m, k)
+    return panels, heights, None if form is None else coarsened(c, panels, heights, d, tiled=form)
 
 
 def soft_potential(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], eps: float) -> Float[Tensor, " n"]:
@@ -134,8 +128,8 @@ def _soft(
     def run(i: int, end: int) -> None:
         own = torch.zeros(len(heights) if mass else 0, dtype=torch.float64)
         masses[i] = own
-        outputs = (own.data_ptr() if mass else None, _at(average, i), _at(top, i), _at(total, i))
-        _check(c.soft(_at(x, i), end - i, d, scale, panels.data_ptr(), heights.data_ptr(), len(heights), *outputs))
+        outputs = (own if mass else None, *(None if t is None else t[i:] for t in (average, top, total)))
+        call(c.soft, x[i:], end - i, d, scale, panels, heights, len(heights), *outputs)
 
     divide(run, n, n * len(h) * (d + 10))
     return torch.stack([masses[i] for i in sorted(masses)]).sum(0)
@@ -225,13 +219,3 @@ def filled(h: Tensor, width: int) -> Tensor:
     heights = h.new_full((-(-len(h) // width) * width,), -torch.inf)
     heights[: len(h)] = h
     return heights
-
-
-def _at(t: Tensor | None, row: int) -> int | None:
-    """Where a row lies in memory."""
-    return None if t is None else t[row:].data_ptr()
-
-
-def _check(status: int) -> None:
-    if status:
-        raise MemoryError("sdot's fused kernel found no memory for its buffers.")

@@ -134,8 +134,8 @@ static void add_points(const real *e, long rows, long length, const char *near, 
 
 /* The softmax p of every sample over the targets j < length (whole panels of LANES; h: filled up with -inf), reduced to
    mass[j] += sum_i p_ij, to average[i] = sum_j p_ij y_j, or to log2 sum_j 2^score_ij as top[i] and total[i]. What is not wanted
-   is NULL. x is scaled by `scale` on the way in. All that is left out adds less than a unit in the last place of p. Returns nonzero
-   where there is no memory.
+   is NULL. x is scaled by `scale` on the way in. All that is left out adds less than a unit in the last place of p. Returns a negative
+   number where there is no memory.
 
    Where whole rows of scores fit a cache they are kept. Where they do not, a stretch of targets meets many blocks of samples
    while it is in the cache, once for the sums and again for what is divided by them. */
@@ -148,7 +148,7 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
     long most = whole ? 1 : WHOLE / (rows * d * (BYTES + (long)sizeof(real))) + 1, blocks = most < MOST_BLOCKS ? most : MOST_BLOCKS;
     long all = blocks * rows;
     real *s = aligned_alloc(BYTES, sizeof(real) * (rows * step + all * d * (WIDTH + 1)) + step / LANES * rows), cut = MANTISSA + 1;
-    if (!s) return 1;
+    if (!s) return -1;
     for (long j = 1; j < length; j *= 2) cut++;
     vector *sums = (vector *)(s + rows * step);
     real *samples = (real *)(sums + all * d), largest[ROWS], best[MOST_BLOCKS * ROWS];

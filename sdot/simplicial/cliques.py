@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..kernels._build import call
 from ._loops import loops
 from .complex import SimplicialComplex
 
@@ -60,11 +61,9 @@ def _extended(c: CDLL, K: SimplicialComplex, rows: Int[Tensor, "s k"]) -> Int[Te
     """The simplices of the next dimension: counted first, then written."""
     later = K.simplices[1][:, 1].contiguous()
     start = torch.nn.functional.pad(torch.bincount(K.simplices[1][:, 0], minlength=K.num_vertices).cumsum(0), (1, 0))
-    at = (K.num_vertices, *rows.shape, rows.data_ptr(), start.data_ptr(), later.data_ptr())
-    count = c.extend(*at, None)
-    found = rows.new_empty(max(count, 0), rows.shape[1] + 1)
-    if count < 0 or c.extend(*at, found.data_ptr()) < 0:
-        raise MemoryError("sdot found no memory for the simplices of a complex.")
+    known = (K.num_vertices, *rows.shape, rows, start, later)
+    found = rows.new_empty(call(c.extend, *known, None), rows.shape[1] + 1)
+    call(c.extend, *known, found)
     return found
 
 

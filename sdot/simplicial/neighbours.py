@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import _checks, kernels
 from ..kernels import blocked
+from ..kernels._build import call
 from ._loops import loops
 
 SPAN = 2**17  # coordinates that are gathered at once
@@ -31,8 +32,7 @@ def lengths(y: Float[Tensor, "m d"], i: Int[Tensor, " e"], j: Int[Tensor, " e"])
     length = torch.empty(len(i), dtype=dtype, device=y.device)
     if y.device.type == "cpu" and (c := loops()):
         measure = c.lengths_of_floats if y.dtype == torch.float32 else c.lengths_of_doubles
-        y, i, j = y.contiguous(), i.contiguous(), j.contiguous()
-        measure(len(i), y.shape[1], y.data_ptr(), i.data_ptr(), j.data_ptr(), length.data_ptr())
+        call(measure, len(i), y.shape[1], y.contiguous(), i.contiguous(), j.contiguous(), length)
         return length
     for s in slices(len(i), max(1, SPAN // y.shape[1])):
         length[s] = y.index_select(0, i[s]).to(dtype).sub_(y.index_select(0, j[s])).square_().sum(1)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..kernels._build import call
 from ._loops import loops
 
 NEAR, FACTOR = 10, 1.25  # this many times the distance to that neighbour,
@@ -100,10 +101,7 @@ def _forest(edges: Tensor, length: Tensor, vertices: int) -> tuple[Tensor, Tenso
         kept = _spanning(order, i, j, vertices)
     else:
         kept = torch.empty(vertices, dtype=torch.int64)
-        count = c.forest(vertices, len(order), *(t.data_ptr() for t in (order, i, j, kept)))
-        if count < 0:
-            raise MemoryError("sdot found no memory for the minimum spanning forest of the points.")
-        kept = kept[:count]
+        kept = kept[: call(c.forest, vertices, len(order), order, i, j, kept)]
     kept = kept.to(edges.device)
     return edges[kept, 0], edges[kept, 1], length[kept]
 

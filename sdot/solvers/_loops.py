@@ -16,12 +16,6 @@ def loops(like: Tensor) -> ctypes.CDLL | None:
     return _library() if like.device.type == "cpu" else None
 
 
-def call(function: Any, *arguments: Any) -> None:
-    """Tensors must be contiguous, and outlive the call. What is not zero is a lack of memory."""
-    if function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)):
-        raise MemoryError(f"sdot found no memory for {function.__name__} in a step of the solver.")
-
-
 @cache
 def _library() -> ctypes.CDLL | None:
     """loops.c, or None where no compiler is."""

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import kernels
+from ..kernels._build import call
 from ..measures import DiscreteMeasure
-from ._loops import call, loops
+from ._loops import loops
 
 MOST_COUNTED = 8  # hits of a cell that are counted one by one
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells

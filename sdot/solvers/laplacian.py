@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._loops import call, loops
+from ..kernels._build import call
+from ._loops import loops
 
 Edges = tuple[Tensor, Tensor]  # pairs of cells i < j in increasing order, (2, e), and their weights, (e,)
 MOST_STEPS = 500  # of conjugate gradients
@@ -61,11 +62,8 @@ def gather(edges: Edges, sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"],
     (n, k), e = sigma.shape, len(edges[1])
     most = e + n * k * (k - 1) // 2
     ends, weight = torch.empty(2, most, dtype=torch.int64), torch.empty(most, dtype=torch.float64)
-    old = [t.contiguous() for t in (*edges[0], edges[1], sigma, index, delta)]
-    i, j, w, *samples = (t.data_ptr() for t in old)
-    count = c.gather(m, e, i, j, w, n, k, *samples, FAINT, ends[0].data_ptr(), ends[1].data_ptr(), weight.data_ptr())
-    if count < 0:
-        raise MemoryError("sdot found no memory for the edges of its Hessian.")
+    i, j, w, *samples = (t.contiguous() for t in (*edges[0], edges[1], sigma, index, delta))
+    count = call(c.gather, m, e, i, j, w, n, k, *samples, FAINT, *ends, weight)
     return ends[:, :count].clone(), weight[:count].clone()
 
 

@@ -51,11 +51,11 @@ long gather(long m, long e, const int64_t *i, const int64_t *j, const double *w,
 }
 
 /* (L + diag(ridge)) s = b for the graph's Laplacian L, by conjugate gradients with its diagonal (Hestenes and Stiefel, 1952), until
-   |b - (L + diag(ridge)) s| <= rtol |b|, or for `most` steps. s: zeros. Returns nonzero where there is no memory. */
+   |b - (L + diag(ridge)) s| <= rtol |b|, or for `most` steps. s: zeros. Returns a negative number where there is no memory. */
 int solve(long m, long e, const int64_t *i, const int64_t *j, const double *w, const double *ridge, const double *b, double rtol,
           long most, double *s) {
     double *r = malloc(4 * m * sizeof(double)), *p = r + m, *q = p + m, *diagonal = q + m, size = 0, stop, rz = 0;
-    if (!r) return 1;
+    if (!r) return -1;
     for (long c = 0; c < m; c++) diagonal[c] = ridge[c];
     for (long t = 0; t < e; t++) diagonal[i[t]] += w[t], diagonal[j[t]] += w[t];
     for (long c = 0; c < m; c++) {
@@ -87,7 +87,7 @@ int solve(long m, long e, const int64_t *i, const int64_t *j, const double *w, c
 /* How far each cell moves against its neighbours, the mean over its facets by weight; as far as it moves where it has none. */
 int drift(long m, long e, const int64_t *i, const int64_t *j, const double *w, const double *step, double *moved) {
     double *total = calloc(m, sizeof(double));
-    if (!total) return 1;
+    if (!total) return -1;
     memset(moved, 0, m * sizeof(double));
     for (long t = 0; t < e; t++) {
         double pull = w[t] * fabs(step[i[t]] - step[j[t]]);
@@ -116,14 +116,14 @@ int pair_means(long n, const int64_t *first, const int64_t *second, const double
     }
     int failed = !pairs || !place;
     free(pairs), free(place);
-    return failed;
+    return -failed;
 }
 
 /* The median and the 99 % quantile of n values that are not negative: of the values as they are, then by weight. */
 int quantiles(long n, const double *value, const double *weight, double found[4]) {
     typedef struct { uint32_t key; int32_t index; } Item;
     Item *items = malloc(2 * n * sizeof(Item)), *spare = items + n, *other;
-    if (!items) return 1;
+    if (!items) return -1;
     for (long s = 0; s < n; s++) {
         float brief = value[s]; /* which is enough to sort by, and sorts like its bits */
         memcpy(&items[s].key, &brief, sizeof brief), items[s].index = s;
