@@ -54,6 +54,7 @@ INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
 INLINE void sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
     for (long g = g0; g < g1; g++) {
         vector top[VECTORS];
+        __asm__("" : "+r"(x)); /* or else the samples stay in registers, and what has more use for them does not */
         group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) insert(k, best + v, where + v, top[v], SPREAD(g));
