@@ -187,9 +187,9 @@ def test_smoothed_masses_vary_less_and_say_by_how_much(share):
         seen = evidence.look(h, target, blocks(x), n, int(share * n), 4)
         gap = float((seen.value[:, 0] - seen.value[:, 1]).mean())
         soft = laplacian.soft_hits(seen.value, torch.full((len(seen.value),), 0.5 * gap, dtype=torch.float64))
-        mass, variance = evidence.smoothed_mass(seen, target, soft, smoothing)
+        mass, noise = evidence.smoothed_mass(seen, target, soft, smoothing)
         masses.append(mass)
-        stated.append(variance)
+        stated.append(float(noise.sum()))
     masses = torch.stack(masses)
     varied = float((masses.var(0) / target.weights).sum())
     assert sum(stated) / len(stated) == pytest.approx(varied, rel=0.15)
@@ -206,11 +206,23 @@ def test_an_overfull_cell_is_mended_in_one_step_and_others_are_left_alone():
     count[0, 1:] = (n - 40) // (m - 1)
     count[0, 0] = n - count[0].sum()  # some 40 where one was due
     seen = evidence.Look(count, *(torch.zeros(0, 4),) * 1, torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 2))
-    mass = count.sum(0) / n
-    corrected = evidence.correct_overfull(mass.double(), seen, target, gain=0.1)
-    assert torch.equal(corrected[1:], mass.double()[1:])
+    mass, gain = count.sum(0) / n, torch.full_like(nu, 0.1)
+    residual = gain * (nu - mass)
+    corrected = evidence.correct_overfull(residual, seen, target, gain)
+    assert torch.equal(corrected[1:], residual[1:])
     w = float(mass[0])
-    assert 0.1 * float(corrected[0] - nu[0]) == pytest.approx(w * math.log(w / 1e-4), rel=0.1)
+    assert -float(corrected[0]) == pytest.approx(w * math.log(w / 1e-4), rel=0.1)
+
+
+def test_gain_of_a_heavy_cell_is_that_of_an_average_and_a_light_cell_moves_a_little_more():
+    """A batch of 1000 after 5000 samples whose chi^2 is at the limit: what has many hits is to be their mean, a sixth."""
+    m, n = 10, 1000
+    expected = torch.tensor([n - 9e-3, *[1e-3] * 9], dtype=torch.float64)
+    gain = evidence.kalman_gain(m / 5000, expected, 4.0)
+    assert float(gain[0]) == pytest.approx(1 / 6, rel=1e-2)
+    assert float(gain[1]) == pytest.approx(1 / (1 + 0.7 * 5), rel=1e-2)
+    assert (evidence.kalman_gain(1e9, expected, 4.0) > 0.99).all()
+    assert torch.equal(evidence.kalman_gain(0.0, expected, 4.0), torch.full_like(expected, 0.01))
 
 
 def test_a_stranded_cell_is_raised_to_where_it_is_nearly_hit():

@@ -15,6 +15,7 @@ from ..measures import DiscreteMeasure
 from ._loops import loops
 
 MOST_COUNTED = 8  # hits of a cell that are counted one by one
+SOFT_NOISE = 0.7  # of soft hits, which are less noisy than hits and a little wrong, as one counts them
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
 
@@ -89,8 +90,8 @@ def pair_gap(
 
 def smoothed_mass(
     seen: Look, target: DiscreteMeasure, soft: Float[Tensor, "l k"], smoothing: float
-) -> tuple[Float[Tensor, " m"], float]:
-    """Masses of the cells, and the variance sum_i Var(w_i) / nu_i of the estimate.
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Masses of the cells, and the noise Var(w_i) / nu_i of each.
 
     A hit is 0 or 1; a sample's soft hits, at temperature delta, say the same with far less noise and a bias of the order of
     delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
@@ -113,15 +114,33 @@ def smoothed_mass(
     square = torch.zeros_like(nu).scatter_add_(0, cell, t.flatten().square()) / looked
     mean = share * b * hits + (1 - b) * mean_soft
     variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
-    return mass, float((variance / nu).sum())
+    return mass, variance / nu
 
 
-def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeasure, gain: float) -> Float[Tensor, " m"]:
-    """Where a light cell certainly holds far more than its weight, the mass that makes a step of length `gain` mend it.
+def kalman_gain(signal: float, expected: Float[Tensor, " m"], smoothing: float) -> Float[Tensor, " m"]:
+    """By how much of what a batch says each cell is to move: signal / (signal + noise), for a chi^2 of `signal` before.
+
+    The noise of a cell that many of n samples should hit is that of its hits, 1 / n. The soft hits of a lighter one have less,
+    but a bias too, which no average takes away: it moves as if they had SOFT_NOISE / n.
+
+    Args:
+        signal: chi^2 of the present heights.
+        expected: Hits that every cell should have, n nu.
+        smoothing: As in `smoothed_mass`.
+    """
+    b = expected / (expected + smoothing)
+    noise = torch.lerp(torch.full_like(b, SOFT_NOISE), torch.ones_like(b), b) * len(b) / expected.sum()
+    return (signal / (signal + noise)).clamp_min(0.01)
+
+
+def correct_overfull(
+    residual: Float[Tensor, " m"], seen: Look, target: DiscreteMeasure, gain: Float[Tensor, " m"]
+) -> Float[Tensor, " m"]:
+    """The masses that cells are to gain, but for light cells that certainly hold far more than their weight.
 
     The gain is right for the error of most cells. One with c hits where e = n nu_i were due is wrong beyond doubt once the
     deviance D = 2 (c log(c / e) - c + e) is large: its own gain is 1 - SURE / D, and since masses of light cells grow
-    exponentially with their heights, its residual is w log(nu / w) in place of nu - w.
+    exponentially with their heights, it is to lose w log(w / nu) of that in place of w - nu.
     """
     nu = target.weights
     count = seen.count.sum(0).to(nu)
@@ -129,7 +148,7 @@ def correct_overfull(mass: Float[Tensor, " m"], seen: Look, target: DiscreteMeas
     log = (w.clamp_min(1e-300) / nu).log()
     deviance = 2 * (count * log - count + count.sum() * nu)
     own = 1 - SURE / deviance.clamp_min(SURE)
-    return torch.where((w > nu) & (own > gain), nu + own / gain * w * log, mass)
+    return torch.where((w > nu) & (own > gain), -own * w * log, residual)
 
 
 def typical_jump(direction: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]) -> float:

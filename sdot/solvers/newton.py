@@ -23,7 +23,7 @@ from torch import Tensor
 from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
-from .evidence import Look, correct_overfull, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
+from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 MOST_PASSES = 16  # over one set of evenly spread points
@@ -163,14 +163,14 @@ class Newton:
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
         state, gap, soft = self._learn(state, seen, target)
         mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
-        gain = max(0.01, signal / (signal + noise))
-        mass = correct_overfull(mass, seen, target, gain)
-        direction = self._direction(state, target, mass)
-        length = min(gain, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
+        gain = kalman_gain(signal, n * target.weights, self.smoothing)
+        direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
+        length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         total = state.samples + draw.count
-        wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain < 0.25 else n
-        predicted = optimism * ((1 - length) ** 2 * signal + length**2 * noise)
+        wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
+        left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
+        predicted = optimism * float(left)
         return replace(
             self._forget(state, step),
             heights=centre(state.heights + step, target),
@@ -204,7 +204,7 @@ class Newton:
             if state.passes < MOST_PASSES:
                 return replace(state, trial=shortened(state.heights, h, mass, nu, part > 0.1 * limit), passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
-        direction = self._direction(state, target, mass)
+        direction = self._direction(state, target, nu - mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         stalled = n == state.judged and residual > 0.5 * state.residual
@@ -250,12 +250,11 @@ class Newton:
         )
         return state, beside, soft
 
-    def _direction(self, state: NewtonState, target: DiscreteMeasure, mass: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    def _direction(self, state: NewtonState, target: DiscreteMeasure, residual: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         nu, (a, b) = target.weights, at_ends(state.edges, state.exposure.sqrt())
         weight = state.facets / (a * b)
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
         ridge = self.ridge * (nu + 1 / state.exposure) / mean_gap(state.gaps) / (1 + state.hits)
-        residual = nu - mass
         return newton_direction((state.edges, weight), ridge, residual - nu * residual.sum())
 
     def _raise(
