@@ -1,16 +1,18 @@
 """The compiled backend on machines that lack something, each in a process of its own, and the choice between backends."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import sdot
 from sdot import kernels
-from sdot.kernels import choice, fused
+from sdot.kernels import _build, choice, fused
 
 AUTO = """
 import sys, warnings, torch, sdot
@@ -36,6 +38,18 @@ def finish(process):
     assert process.returncode == 0, err
     assert err == ""  # no compiler's word reaches the user
     return out.strip()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
+@pytest.mark.parametrize("source", sorted(Path(sdot.__file__).parent.rglob("*.c")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_variant_is_c(source):
+    """One that does not compile would go unseen: a plainer and slower one takes its place."""
+    variants = ["-msse2", "-mavx2 -mfma", "-mavx512f", "-mavx512f -mavx512vnni", "-mavx512f -mavx512vnni -mamx-tile -mamx-bf16"]
+    for flags in variants:
+        for double in (0, 1):
+            command = [*_build.compiler(), *_build.FLAGS, *flags.split(), f"-DDOUBLE={double}", "-fsyntax-only", str(source)]
+            run = subprocess.run([flag for flag in command if flag != "-shared"], capture_output=True, text=True)
+            assert run.returncode == 0, (flags, run.stderr)
 
 
 @pytest.mark.parametrize(

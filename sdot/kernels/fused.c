@@ -11,8 +11,23 @@
 
 #define BLOCKS 16 /* blocks of samples that are held against a stretch of targets while it is in the cache */
 
-/* The largest score of every sample within one group of targets. */
-INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d) {
+/* The largest score of every sample within one group of targets. `narrow`: one vector after the other, which leaves registers
+   to the caller; for low constant d only. */
+INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d, int narrow) {
+    if (narrow) {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+#pragma GCC unroll 8
+            for (int t = 0; t < GROUP; t++) {
+                vector s = SPREAD(h[t]);
+#pragma GCC unroll 4
+                for (long c = 0; c < d; c++) s += ((const vector *)(x + c * LANES))[v] * y[c * GROUP + t];
+                if (t) top[v] = MAX(s, top[v]);
+                else top[v] = s;
+            }
+        }
+        return;
+    }
 #pragma GCC unroll 2
     for (int t0 = 0; t0 < GROUP; t0 += TILE) {
         vector s[TILE][VECTORS];
@@ -44,7 +59,7 @@ INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
         mask moves = GREATER(s, b);
         best[r] = MAX(down, b);
         tags[r] = PICK(moves, tag, t);
-        down = MIN(down, b);
+        down = MIN(b, down);
         tag = PICK(moves, t, tag);
     }
 }
@@ -54,8 +69,7 @@ INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
 INLINE void sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
     for (long g = g0; g < g1; g++) {
         vector top[VECTORS];
-        __asm__("" : "+r"(x)); /* or else the samples stay in registers, and what has more use for them does not */
-        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d);
+        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d, k == 2 && __builtin_constant_p(d) && d <= 3);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) insert(k, best + v, where + v, top[v], SPREAD(g));
     }

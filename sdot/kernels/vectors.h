@@ -88,13 +88,21 @@ void pack(const real *rows, long n, long d, long width, real scale, real *panels
     }
 }
 
+/* Over all TILE x VECTORS accumulators. */
+#define EACH(statement)               \
+    _Pragma("GCC unroll 8")           \
+    for (int t = 0; t < TILE; t++)    \
+        _Pragma("GCC unroll 4")       \
+        for (int v = 0; v < VECTORS; v++) statement;
+
 /* s[t][v] += across (columns of LANES points) times along (columns of GROUP points, of which TILE are used). */
 INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d) {
-    for (long c = 0; c < d; c++) {
-        const vector *a = (const vector *)(across + c * LANES);
-#pragma GCC unroll 8
-        for (int t = 0; t < TILE; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) s[t][v] += a[v] * along[c * GROUP + t];
+    if (__builtin_constant_p(d)) {
+        for (long c = 0; c < d; c++) EACH(s[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
+    } else {
+        vector own[TILE][VECTORS]; /* which the compiler leaves in registers */
+        EACH(own[t][v] = s[t][v])
+        for (long c = 0; c < d; c++) EACH(own[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
+        EACH(s[t][v] = own[t][v])
     }
 }
