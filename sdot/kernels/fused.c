@@ -12,7 +12,8 @@
 #define BLOCKS 16 /* blocks of samples that are held against a stretch of targets while it is in the cache */
 
 /* The largest score of every sample within one group of targets. `narrow`: one vector after the other, which leaves registers
-   to the caller; for low constant d only. */
+   for lists of the two best. Measured: faster for few coordinates, where registers are as wide as they come. */
+#define NARROW(k, d) (BYTES == 64 && (k) == 2 && __builtin_constant_p(d) && (d) <= 3)
 INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d, int narrow) {
     if (narrow) {
 #pragma GCC unroll 4
@@ -69,7 +70,7 @@ INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
 INLINE void sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
     for (long g = g0; g < g1; g++) {
         vector top[VECTORS];
-        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d, k == 2 && __builtin_constant_p(d) && d <= 3);
+        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d, NARROW(k, d));
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) insert(k, best + v, where + v, top[v], SPREAD(g));
     }
