@@ -41,7 +41,9 @@ def finish(process):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
-@pytest.mark.parametrize("source", sorted(Path(sdot.__file__).parent.rglob("*.c")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "source", sorted(Path(sdot.__file__).parent.rglob("*.c")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_every_variant_is_c(source):
     """One that does not compile would go unseen: a plainer and slower one takes its place."""
     variants = ["-msse2", "-mavx2 -mfma", "-mavx512f", "-mavx512f -mavx512vnni", "-mavx512f -mavx512vnni -mamx-tile -mamx-bf16"]

@@ -104,7 +104,7 @@ class Newton:
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         m = len(target)
-        h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + 1000))))
+        h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(m)))))
         return NewtonState(
             heights=centre(h, target),
             eps=0.5 * score_spread(target, draw),
@@ -138,7 +138,7 @@ class Newton:
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         # a sample tells of about 1 / hardness cells, so the first passes need few
-        n = max(1024, math.ceil(min(1.0, 4 * state.hardness) * state.batch))
+        n = max(few(len(target)), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
         h, hardness = anneal(state.heights, target, blocks, state.eps)
@@ -274,6 +274,11 @@ class Newton:
             exposure=state.exposure * kept,
             hits=state.hits * kept,
         )
+
+
+def few(m: int) -> int:
+    """Samples that do for a rough answer, of m targets: more would weigh on what a small problem needs."""
+    return min(1024, max(256, m // 4))
 
 
 def shortened(
