@@ -50,7 +50,8 @@ INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, con
 }
 
 /* Put s into a list of the k largest, which lie VECTORS apart, and its tag into the list of tags. From the first that is smaller
-   on, all move down a place; at equal s whoever came first stays ahead. */
+   on, all move down a place; at equal s whoever came first stays ahead. (To keep the maxima of all groups and look for the k best
+   afterwards is no faster.) */
 INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
     if (k > 2 && !ANY(GREATER(s, best[(k - 1) * VECTORS]))) return; /* most often, once the list is full */
     vector down = s;
