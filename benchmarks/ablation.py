@@ -23,8 +23,10 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "half as many edges": ({"edges_per_target": 24}, PROBLEMS),
     "a quarter of the edges": ({"edges_per_target": 12}, PROBLEMS),
     "facets seen from twice as far": ({"layer": 1.0}, PROBLEMS),
+    "facets seen from half as far": ({"layer": 0.25}, PROBLEMS),
     "a ridge that fades ten times later": ({"ridge": 3.0}, PROBLEMS),
     "hits, not smoothed": ({"smoothing": 1e-3}, PROBLEMS),
+    "batches of 0.3 of all samples": ({"growth": 0.3}, PROBLEMS),
     "batches of half of all samples": ({"growth": 0.5}, PROBLEMS),
     "independent samples in the plane": ({"quasi_dim": 0}, PLANAR),
 }
