@@ -23,11 +23,20 @@ static const real POWERS[] = {1, 0.693147181, 0.24022349, 0.0555038101, 0.009666
 /* 2^r for r <= 0, zero from `least` on, which is LEAST or more: a polynomial between -1/2 and 1/2 (interpolated at Chebyshev's
    points, relative error 2e-7 and 1e-17), the rest into the exponent. */
 INLINE vector power_of_two(vector r, real least) {
-    vector shifted = r + SPREAD(SHIFTER), f = r - (shifted - SPREAD(SHIFTER)), p = SPREAD(POWERS[DEGREE]);
+#if defined(__AVX512F__)
+    vector whole = NAME(_mm512, _roundscale)(r, 0);
+#else
+    vector shifted = r + SPREAD(SHIFTER), whole = shifted - SPREAD(SHIFTER);
+#endif
+    vector f = r - whole, p = SPREAD(POWERS[DEGREE]);
 #pragma GCC unroll 12
     for (int c = DEGREE - 1; c >= 0; c--) p = p * f + SPREAD(POWERS[c]);
+#if defined(__AVX512F__)
+    return NAME(_mm512, _maskz_scalef)(GREATER(r, SPREAD(least)), p, whole);
+#else
     vector e = (vector)((integers)p + ((integers)shifted << MANTISSA));
     return PICK(GREATER(r, SPREAD(least)), e, SPREAD(0));
+#endif
 }
 
 INLINE real largest_lane(vector a) {
