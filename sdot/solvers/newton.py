@@ -104,7 +104,7 @@ class Newton:
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         m = len(target)
-        h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(m)))))
+        h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(target)))))
         return NewtonState(
             heights=centre(h, target),
             eps=0.5 * score_spread(target, draw),
@@ -132,13 +132,12 @@ class Newton:
         return 0 < draw.even_dim <= self.quasi_dim
 
     def _detail(self, target: DiscreteMeasure) -> int:
-        light = float(target.weights.kthvalue(math.ceil(len(target) / 4)).values)
         room = LOOKED_BYTES / (4 * target.dim + 12 * self.neighbours)
-        return math.ceil(self.detail * max(len(target), min(1 / light, room)))
+        return math.ceil(self.detail * max(len(target), min(samples_of_light(target), room)))
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         # a sample tells of about 1 / hardness cells, so the first passes need few
-        n = max(few(len(target)), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
+        n = max(few(target), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
         h, hardness = anneal(state.heights, target, blocks, state.eps)
@@ -276,9 +275,14 @@ class Newton:
         )
 
 
-def few(m: int) -> int:
-    """Samples that do for a rough answer, of m targets: more would weigh on what a small problem needs."""
-    return min(1024, max(256, m // 4))
+def samples_of_light(target: DiscreteMeasure) -> float:
+    """Samples until a cell that is lighter than three quarters of them should be hit."""
+    return 1 / float(target.weights.kthvalue(math.ceil(len(target) / 4)).values)
+
+
+def few(target: DiscreteMeasure) -> int:
+    """Samples that do for a rough answer: with more, it would be much of what a small problem needs."""
+    return min(1024, max(256, math.ceil(samples_of_light(target) / 4)))
 
 
 def shortened(
