@@ -367,3 +367,25 @@ def test_the_solver_reaches_the_statistical_limit(settings):
     judged = sdot.certify(T, sdot.Gaussian(dim=d), target, precision=2e-4, generator=seeded(26))
     assert (m - 1) / (state.samples * judged.chi2) > (0.4 if settings else 0.7)
     assert judged.empty_cells == 0
+
+
+def test_a_small_problem_does_not_wait_for_its_start():
+    """At 10 samples a target, of 300: near the limit already."""
+    m, d = 300, 8
+    target = sdot.DiscreteMeasure.uniform(reals(m, d, seed=27))
+    for state in sdot.iterate(sdot.Gaussian(dim=d), target, generator=seeded(28)):
+        if state.samples >= 10 * m:
+            break
+    assert state.samples < 20 * m
+    judged = sdot.certify(
+        sdot.BrenierMap(target.points, state.heights), sdot.Gaussian(dim=d), target, precision=0.01, generator=seeded(29)
+    )
+    assert (m - 1) / (state.samples * judged.chi2) > 0.5
+
+
+def test_light_cells_want_more_samples_for_a_rough_answer():
+    points = reals(1000, 2, seed=30)
+    assert newton.few(sdot.DiscreteMeasure.uniform(points)) == 256
+    assert newton.few(sdot.DiscreteMeasure.uniform(reals(8000, 2, seed=31))) == 1024
+    weights = torch.logspace(-4, 0, 1000, dtype=torch.float64)
+    assert newton.few(sdot.DiscreteMeasure(points, weights / weights.sum())) == 1024
