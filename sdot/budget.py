@@ -83,7 +83,7 @@ def estimate_budget(
     rate, size = _seconds_per_score(m, d, torch.device(device), clock), 8 if even else 4
     points = 3 * m * d * size  # as they came, centred, packed for the kernel
     # samples that are looked at, with their best scores, cells and soft hits
-    looked = (4 if even else 1) * Newton.detail * m * (d * size + 20 * Newton.neighbours)
+    looked = (2 if even else 1) * Newton.detail * m * (d * size + 20 * Newton.neighbours)
     room = [0, 4 * BLOCK * d * size + 2**25 * torch.get_num_threads()]  # blocks of samples, the kernels' tiles
     return Budget(
         m=m,

@@ -27,6 +27,7 @@ from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 MOST_PASSES = 16  # over one set of evenly spread points
+MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
 
@@ -190,7 +191,7 @@ class Newton:
         """
         nu, n = target.weights, state.batch
         h = state.heights if state.trial is None else state.trial
-        seen = look(h, target, draw.even(n, state.points), n, 4 * self._detail(target), self.neighbours)
+        seen = look(h, target, draw.even(n, state.points), n, 2 * self._detail(target), min(self.neighbours, MEETING))
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, gap, soft = self._learn(state, seen, target)
