@@ -27,6 +27,7 @@ from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 MOST_PASSES = 16  # over one set of evenly spread points
+WIDE = 120.0  # samples a target, see `Newton.layer`
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
@@ -81,7 +82,8 @@ class Newton:
         detail: Samples of a step whose `neighbours` best cells are looked at (of the others only the best), as many as make so
             many for a target that is lighter than three quarters of them, as far as memory goes.
         neighbours: See `detail`.
-        layer: Temperature at which facets are seen, in units of the mean gap between best and second score.
+        layer: Temperature at which facets are seen, in units of the mean gap between best and second score; higher while
+            there are fewer than `WIDE` samples a target, as n^(-1/4), since then noise is more than bias.
         smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits.
         ridge: Regularisation of the Hessian where a cell has no hits, in units of nu_i / (mean gap).
         reach: Longest step, see `typical_jump`.
@@ -161,13 +163,14 @@ class Newton:
         # the filter: what was predicted and what is measured weigh equally, since a prediction can be wrong
         signal = max(0.0, measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2)
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
-        state, gap, soft = self._learn(state, seen, target)
+        total = state.samples + draw.count
+        wide = max(1.0, (WIDE * m / total) ** 0.25)
+        state, gap, soft = self._learn(state, seen, target, wide * self.layer)
         mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
         gain = kalman_gain(signal, n * target.weights, self.smoothing)
         direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        total = state.samples + draw.count
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
         predicted = optimism * float(left)
@@ -194,7 +197,7 @@ class Newton:
         seen = look(h, target, draw.even(n, state.points), n, 2 * self._detail(target), min(self.neighbours, MEETING))
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
-        state, gap, soft = self._learn(state, seen, target)
+        state, gap, soft = self._learn(state, seen, target, self.layer)
         mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
         part = (mass - nu).square() / nu
         residual = float(part.sum())
@@ -223,7 +226,7 @@ class Newton:
         )
 
     def _learn(
-        self, state: NewtonState, seen: Look, target: DiscreteMeasure
+        self, state: NewtonState, seen: Look, target: DiscreteMeasure, layer: float
     ) -> tuple[NewtonState, Float[Tensor, " l"], Float[Tensor, "l k"]]:
         """Take the samples looked at into the running Hessian.
 
@@ -236,7 +239,7 @@ class Newton:
         gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).scatter_add_(0, first, gap)])
         scale = mean_gap(gaps)
         beside = pair_gap(first, second, gap, torch.minimum(scale.index_select(0, first), scale.index_select(0, second)))
-        delta = self.layer * beside
+        delta = layer * beside
         soft = soft_hits(seen.value, delta)
         known = gather((state.edges, state.facets), soft, seen.index, delta, m)
         edges, facets = strongest(known, self.edges_per_target * m, m)
