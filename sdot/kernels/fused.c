@@ -11,9 +11,10 @@
 
 #define BLOCKS 16 /* blocks of samples that are held against a stretch of targets while it is in the cache */
 
-/* The largest score of every sample within one group of targets. `narrow`: one vector after the other, which leaves registers
-   for lists of the two best. Measured: faster for few coordinates, where registers are as wide as they come. */
+/* Where one vector after the other is faster (measured): that leaves registers for lists of the two best. */
 #define NARROW(k, d) (BYTES == 64 && (k) == 2 && __builtin_constant_p(d) && (d) <= 3)
+
+/* The largest score of every sample within one group of targets. */
 INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d, int narrow) {
     if (narrow) {
 #pragma GCC unroll 4
@@ -32,10 +33,7 @@ INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, con
 #pragma GCC unroll 2
     for (int t0 = 0; t0 < GROUP; t0 += TILE) {
         vector s[TILE][VECTORS];
-#pragma GCC unroll 8
-        for (int t = 0; t < TILE; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) s[t][v] = SPREAD(h[t0 + t]);
+        EACH(s[t][v] = SPREAD(h[t0 + t]))
         multiply(s, x, y + t0, d);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
@@ -214,10 +212,7 @@ static void collect_block(Pairs *found, long i0, long count, const real *x, cons
     for (long g = 0; g < groups; g++, y += GROUP * d, h += GROUP) {
 #pragma GCC unroll 2
         for (long t0 = 0; t0 < GROUP; t0 += TILE) {
-#pragma GCC unroll 8
-            for (long t = t0; t < t0 + TILE; t++)
-#pragma GCC unroll 4
-                for (long v = 0; v < VECTORS; v++) s[t][v] = SPREAD(h[t]);
+            EACH(s[t0 + t][v] = SPREAD(h[t0 + t]))
             multiply(s + t0, packed, y + t0, d);
         }
         collect(found, i0, g, s, below);

@@ -55,10 +55,7 @@ INLINE void scores(const real *x, long rows, const real *y, const real *h, long 
         for (long t = 0; j / LANES % 8 == 7 && t < rows; t++) top[t] = SPREAD(largest_lane(top[t]));
         for (long t0 = 0; t0 < rows; t0 += TILE) {
             vector a[TILE][VECTORS];
-#pragma GCC unroll 8
-            for (int t = 0; t < TILE; t++)
-#pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) a[t][v] = ((const loose *)(h + j))[v];
+            EACH(a[t][v] = ((const loose *)(h + j))[v])
             multiply(a, y + j * d, x + t0 / GROUP * GROUP * d + t0 % GROUP, d);
 #pragma GCC unroll 8
             for (int t = 0; t < TILE; t++) {

@@ -88,7 +88,7 @@ void pack(const real *rows, long n, long d, long width, real scale, real *panels
     }
 }
 
-/* Over all TILE x VECTORS accumulators. */
+/* For all TILE x VECTORS accumulators, in registers: the loops are unrolled. */
 #define EACH(statement)               \
     _Pragma("GCC unroll 8")           \
     for (int t = 0; t < TILE; t++)    \
@@ -97,12 +97,8 @@ void pack(const real *rows, long n, long d, long width, real scale, real *panels
 
 /* s[t][v] += across (columns of LANES points) times along (columns of GROUP points, of which TILE are used). */
 INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d) {
-    if (__builtin_constant_p(d)) {
-        for (long c = 0; c < d; c++) EACH(s[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
-    } else {
-        vector own[TILE][VECTORS]; /* which the compiler leaves in registers */
-        EACH(own[t][v] = s[t][v])
-        for (long c = 0; c < d; c++) EACH(own[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
-        EACH(s[t][v] = own[t][v])
-    }
+    vector own[TILE][VECTORS]; /* which the compiler leaves in registers */
+    EACH(own[t][v] = s[t][v])
+    for (long c = 0; c < d; c++) EACH(own[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
+    EACH(s[t][v] = own[t][v])
 }
