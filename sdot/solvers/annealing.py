@@ -16,11 +16,12 @@ DOUBT = 0.3  # in samples: how much evidence a cell needs before its mass is bel
 SHARERS = 8  # cells that a sample is shared among in the end
 PART = 0.3  # of its weight that nearly every sample must have there by then
 PROBED = 256  # samples that tell how the weights are spread
+BEHIND = 0.05  # a cell that holds less than this share of its weight has not arrived
 
 
 def anneal(
     h: Float[Tensor, " m"], target: DiscreteMeasure, blocks: Iterable[Tensor], eps: float
-) -> tuple[Float[Tensor, " m"], float]:
+) -> tuple[Float[Tensor, " m"], float, float]:
     """One ascent step of the entropic semi-dual at temperature eps: h_i += eps log(nu_i / p_i).
 
     p_i = E softmax_i((h + <x, y>) / eps) are the masses of the blurred cells. The step is Sinkhorn's, and needs no length
@@ -30,8 +31,12 @@ def anneal(
     every sample's weight lies on its few best cells, it is shared among those alone, which costs a search in place of m
     exponentials a sample.
 
+    A step is log(nu_i / z') at most, so that cells far from all samples, a light cluster with all of its targets, may take
+    several. Once the temperature is below what separates a cluster from the others, steps hardly change its mass.
+
     Returns:
-        The new heights, and the hardness: near one when the temperature is nearly zero.
+        The new heights; the hardness, near one when the temperature is nearly zero; and the share of cells that were still
+        lighter than `BEHIND` times their weight, and so should see this temperature again.
     """
     p, n, hardness, few = torch.zeros_like(h), 0, 0.0, False
     for x in blocks:
@@ -41,7 +46,8 @@ def anneal(
         p += _shared(x, target, h, eps) if few else kernels.soft_mass(x, target.points, h, eps).to(p) * x.shape[0]
         n += x.shape[0]
     doubt = DOUBT * hardness / n
-    return centre(h + eps * ((target.weights + doubt) / (p / n + doubt)).log(), target), hardness
+    ratio = (p / n + doubt) / (target.weights + doubt)
+    return centre(h - eps * ratio.log(), target), hardness, float((ratio < BEHIND).double().mean())
 
 
 def largest_weights(x: Float[Tensor, "n d"], target: DiscreteMeasure, h: Tensor, eps: float) -> Float[Tensor, "n k"]:

@@ -189,15 +189,15 @@ def raise_stranded(
     """Raise the cells that should have been hit by now and were not, until they would be.
 
     A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
-    to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are a fifth of those it should have, which leaves the
+    to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are half of those it should have, which leaves the
     rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets. No step raises it beyond
-    half of the hits that it should have: the ridge of the Newton system knows nothing of how small a cell is.
+    0.7 of the hits that it should have: the ridge of the Newton system knows nothing of how small a cell is.
     """
     stranded = missed.nonzero()[:, 0]
     y, nu, n = target.points[stranded], target.weights[stranded], len(seen.x)
     captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
-    wanted = delta * (0.2 * n * nu).log() - captured - h[stranded]
-    due = (0.5 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
+    wanted = delta * (0.5 * n * nu).log() - captured - h[stranded]
+    due = (0.7 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
     best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], int(due.max()))
     rise = step[seen.index[sample, 0]] - best.to(step) - h[stranded, None]  # at which it wins a sample, whose cell rises too
     enough = rise.sort(dim=1).values.gather(1, due[:, None] - 1)[:, 0]

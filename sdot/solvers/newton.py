@@ -26,6 +26,7 @@ from .base import State, batch_chi2, centre, score_spread
 from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
+LINGER = 0.9  # see `Newton.cooling`
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
@@ -74,7 +75,8 @@ class Newton:
     """Annealed start, then Newton steps on the semi-dual with an estimated Hessian and a Kalman gain. Needs no settings.
 
     Attributes:
-        cooling: Factor on the temperature, pass by pass.
+        cooling: Factor on the temperature, pass by pass; `LINGER` while more cells than `stragglers` are far too light.
+        stragglers: A share of all cells.
         anneal_until: The start ends when the mean largest soft weight passes this.
         first_batch: Samples of the first Newton step, per target.
         growth: Later steps draw this share of all samples so far.
@@ -92,6 +94,7 @@ class Newton:
     """
 
     cooling: float = 0.5
+    stragglers: float = 0.05
     anneal_until: float = 0.6
     first_batch: float = 2.0
     growth: float = 0.2
@@ -143,7 +146,7 @@ class Newton:
         n = max(few(target), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
-        h, hardness = anneal(state.heights, target, blocks, state.eps)
+        h, hardness, behind = anneal(state.heights, target, blocks, state.eps)
         done = hardness > self.anneal_until
         batch = math.ceil(self.first_batch * state.batch) if done and not even else state.batch
         return replace(
@@ -152,7 +155,7 @@ class Newton:
             hardness=hardness,
             batch=batch,
             points=max(n, state.points) if even else 0,
-            eps=0.0 if done else self.cooling * state.eps,
+            eps=0.0 if done else (self.cooling if behind < self.stragglers else LINGER) * state.eps,
         )
 
     def _newton(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
@@ -263,8 +266,9 @@ class Newton:
     def _raise(
         self, state: NewtonState, step: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]
     ) -> Float[Tensor, " m"]:
-        expected = state.exposure * target.weights
-        missed = (expected > 1) & (state.hits < 0.2 * expected)
+        count = state.gaps[0]
+        expected, recent = state.exposure * target.weights, count.sum() * target.weights
+        missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
         return raise_stranded(state.heights, step, missed, target, seen, float(gap.median())) if missed.any() else step
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
