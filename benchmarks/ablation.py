@@ -13,7 +13,7 @@ from benchmarks.efficiency import run, summarise
 from benchmarks.problems import make
 from benchmarks.record import Table
 
-PROBLEMS = ("latent-8-1000", "latent-16-1000", "latent-64-1000", "weighted-16-1000")
+PROBLEMS = ("latent-8-1000", "latent-16-1000", "latent-64-1000", "weighted-16-1000", "weighted-64-1000")
 PLANAR = ("plane-1000",)
 
 CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -28,6 +28,8 @@ CHANGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "hits, not smoothed": ({"smoothing": 1e-3}, PROBLEMS),
     "batches of 0.3 of all samples": ({"growth": 0.3}, PROBLEMS),
     "batches of half of all samples": ({"growth": 0.5}, PROBLEMS),
+    "a start that waits for nobody": ({"stragglers": 1.0}, PROBLEMS),
+    "slower cooling, by 0.7": ({"cooling": 0.7}, PROBLEMS),
     "independent samples in the plane": ({"quasi_dim": 0}, PLANAR),
 }
 

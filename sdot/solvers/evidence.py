@@ -139,16 +139,19 @@ def correct_overfull(
     """The masses that cells are to gain, but for light cells that certainly hold far more than their weight.
 
     The gain is right for the error of most cells. One with c hits where e = n nu_i were due is wrong beyond doubt once the
-    deviance D = 2 (c log(c / e) - c + e) is large: its own gain is 1 - SURE / D, and since masses of light cells grow
+    `deviance` D is large: its own gain is 1 - SURE / D, and since masses of light cells grow
     exponentially with their heights, it is to lose w log(w / nu) of that in place of w - nu.
     """
     nu = target.weights
     count = seen.count.sum(0).to(nu)
     w = count / count.sum()
-    log = (w.clamp_min(1e-300) / nu).log()
-    deviance = 2 * (count * log - count + count.sum() * nu)
-    own = 1 - SURE / deviance.clamp_min(SURE)
-    return torch.where((w > nu) & (own > gain), -own * w * log, residual)
+    own = 1 - SURE / deviance(count, count.sum() * nu).clamp_min(SURE)
+    return torch.where((w > nu) & (own > gain), -own * torch.xlogy(w, w / nu), residual)
+
+
+def deviance(count: Float[Tensor, " k"], due: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """How unlikely c hits are where e were due: 2 (c log(c / e) - c + e), about 1 where only chance is at work."""
+    return 2 * (torch.xlogy(count, count / due.clamp_min(1e-300)) - count + due)
 
 
 def typical_jump(direction: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..measures import DiscreteMeasure, Draw
 from .annealing import anneal, gaussian_heights
 from .base import State, batch_chi2, centre, score_spread
+from .clusters import clusters, lift_clusters
 from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
@@ -41,6 +42,7 @@ class NewtonState(State):
         eps: Temperature; 0 once annealed.
         hardness: What the last annealing pass reported, see `anneal`.
         batch: Samples of the next step.
+        cluster: Of every target, see `lift_clusters`.
         edges: Pairs of neighbouring cells i < j, in increasing order.
         facets: Sum of their facet weights over the samples seen, see `facet_edges`.
         exposure: How many samples that is worth, cell by cell: less and less as the cell moves on.
@@ -57,6 +59,7 @@ class NewtonState(State):
     eps: float = 0.0
     hardness: float = 0.0
     batch: int = 0
+    cluster: Int[Tensor, " m"]
     edges: Int[Tensor, "2 e"]
     facets: Float[Tensor, " e"]
     exposure: Float[Tensor, " m"]
@@ -116,6 +119,7 @@ class Newton:
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
+            cluster=clusters(target),
             edges=torch.zeros(2, 0, dtype=torch.int64, device=h.device),
             facets=h.new_zeros(0),
             exposure=h.new_zeros(m),
@@ -174,6 +178,7 @@ class Newton:
         direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
+        step = lift_clusters(state.heights, step, state.cluster, seen, target)
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
         predicted = optimism * float(left)
