@@ -29,13 +29,13 @@ def clusters(target: DiscreteMeasure) -> Int[Tensor, " m"]:
     """The cluster of every target: Lloyd's iteration, from points each farthest from those before it (Gonzalez, 1985)."""
     m = len(target)
     y = target.points[:: math.ceil(m / SEEDED)]
-    nearest = torch.full_like(y[:, 0], math.inf)
-    seed, seeds = y.square().sum(1).argmin(), list[Tensor]()
-    for _ in range(max(1, min(MOST, m // FEWEST))):
-        seeds.append(y[seed])
-        nearest = torch.minimum(nearest, (y - y[seed]).square().sum(1))
-        seed = nearest.argmax()
-    centres = torch.stack(seeds)
+    square = y.square().sum(1)
+    nearest, seeds = torch.full_like(square, math.inf), [square.argmin()]
+    for _ in range(min(MOST, m // FEWEST) - 1):
+        last = seeds[-1]
+        nearest = torch.minimum(nearest, square + square[last] - 2 * (y @ y[last]))
+        seeds.append(nearest.argmax())
+    centres = y[torch.stack(seeds)]
     for _ in range(ROUNDS):
         label = _nearest(y, centres)
         size = torch.bincount(label, minlength=len(centres))[:, None]
