@@ -40,8 +40,22 @@ def far_and_flat(m: int, d: int, seed: int = 0) -> Tensor:
     return 50 * away + (torch.randn(m, d, generator=g) * torch.logspace(0, -2, d)) @ turn.T
 
 
+def with_outliers(m: int, d: int, seed: int = 0) -> Tensor:
+    """A standard Gaussian, and a narrow one of the last twentieth of the points at distance 6 sqrt(d)."""
+    y = torch.randn(m, d, generator=Generator().manual_seed(seed))
+    y[-(m // 20) :] = 6 + 0.3 * y[-(m // 20) :]
+    return y
+
+
+def light_end(m: int) -> Tensor:
+    """Weights all alike, but that the last twentieth of the points have a fifth of the others'."""
+    w = torch.ones(m, dtype=torch.float64)
+    w[-(m // 20) :] = 0.2
+    return w / w.sum()
+
+
 def uneven(m: int, decades: float, seed: int = 0) -> Tensor:
-    """Weights spread evenly over so many powers of ten."""
+    """Weights spread evenly over so many powers of ten; with the seed of `clusters` they are alike within a cluster."""
     g = Generator().manual_seed(seed)
     w = 10 ** (-decades * torch.rand(m, generator=g, dtype=torch.float64))
     return w / w.sum()
