@@ -341,8 +341,10 @@ def test_two_processes_agree_with_one(finished, tmp_path):
     together, alone = (results.load_tensors(folder / "gan.safetensors")[0] for folder in (copied, finished))
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
-    a, b = (json.loads((folder / "gan.history.json").read_text())[-1] for folder in (copied, finished))
-    assert a == pytest.approx(b, rel=1e-3)
+    a, b = (json.loads((folder / "gan.history.json").read_text()) for folder in (copied, finished))
+    for early, other in zip(a[1:6], b[1:6], strict=True):
+        assert early == pytest.approx(other, rel=1e-5)
+    assert a[-1] == pytest.approx(b[-1], rel=0.02)  # training multiplies what rounding did
     assert 0 < json.loads((fresh / "report.json").read_text())["ot"]["moved"] <= 1
 
 
