@@ -40,18 +40,14 @@ def far_and_flat(m: int, d: int, seed: int = 0) -> Tensor:
     return 50 * away + (torch.randn(m, d, generator=g) * torch.logspace(0, -2, d)) @ turn.T
 
 
-def with_outliers(m: int, d: int, seed: int = 0) -> Tensor:
-    """A standard Gaussian, and a narrow one of the last twentieth of the points at distance 6 sqrt(d)."""
+def with_far_cluster(m: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A standard Gaussian, and a narrow one at distance 6 sqrt(d): a twentieth of the points, each of a fifth of the weight."""
     y = torch.randn(m, d, generator=Generator().manual_seed(seed))
-    y[-(m // 20) :] = 6 + 0.3 * y[-(m // 20) :]
-    return y
-
-
-def light_end(m: int) -> Tensor:
-    """Weights all alike, but that the last twentieth of the points have a fifth of the others'."""
     w = torch.ones(m, dtype=torch.float64)
-    w[-(m // 20) :] = 0.2
-    return w / w.sum()
+    far = slice(m - m // 20, m)
+    y[far] = 6 + 0.3 * y[far]
+    w[far] = 0.2
+    return y, w / w.sum()
 
 
 def uneven(m: int, decades: float, seed: int = 0) -> Tensor:

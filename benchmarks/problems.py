@@ -105,7 +105,7 @@ _families = [
     Family("far-64", 3000, "uniform cube, a flat Gaussian far from the origin in d = 64",
            lambda m, seed: (sdot.UniformCube(64), sdot.DiscreteMeasure.uniform(clouds.far_and_flat(m, 64, seed)))),
     Family("remote-16", 2000, "a Gaussian in d = 16 and far from it a cluster of 1 % of the mass",
-           lambda m, seed: _gaussian(clouds.with_outliers(m, 16, seed), clouds.light_end(m))),
+           lambda m, seed: _gaussian(*clouds.with_far_cluster(m, 16, seed))),
     Family("resnet", 5000, "features of photographs in d = 64",
            lambda m, seed: _gaussian(clouds.some_rows(data.resnet(), m, seed))),
     Family("letter", 20_000, "letters by 16 whole numbers, 1,332 rows repeated",

@@ -321,9 +321,7 @@ def test_no_light_cluster_is_left_behind():
 
 def far_cluster():
     """The last 50 of 1000 targets, far from the others, with 1 % of the mass."""
-    weights = torch.tensor([1.0] * 950 + [0.2] * 50, dtype=torch.float64)
-    y = torch.cat([reals(950, 16, seed=21), 0.3 * reals(50, 16, seed=22) + 6])
-    return sdot.DiscreteMeasure(y, weights / weights.sum())
+    return problems.make("remote-16-1000").target
 
 
 def test_a_far_cluster_is_one_of_the_clusters():
@@ -338,8 +336,8 @@ def test_few_targets_are_one_cluster(m):
 
 
 def test_a_cluster_is_lifted_to_half_of_what_it_lacks():
-    target, x = far_cluster(), reals(20_000, 16, seed=23)
-    h, step = -target.points.square().sum(1) / 2, 0.01 * reals(1000, seed=24)
+    target, x = far_cluster(), reals(20_000, 16, seed=23).float()
+    h, step = -target.points.double().square().sum(1) / 2, 0.01 * reals(1000, seed=24)
     h[950:] -= 20
     label = (torch.arange(1000) >= 950).long()
     seen = evidence.look(h, target, blocks(x), len(x), len(x), 4)

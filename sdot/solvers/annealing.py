@@ -31,8 +31,8 @@ def anneal(
     every sample's weight lies on its few best cells, it is shared among those alone, which costs a search in place of m
     exponentials a sample.
 
-    A step is log(nu_i / z') at most, so that cells far from all samples, a light cluster with all of its targets, may take
-    several. Once the temperature is below what separates a cluster from the others, steps hardly change its mass.
+    A step is eps log(1 + nu_i / z') at most, so that cells far from all samples, a light cluster with all of its targets, may
+    take several. Once the temperature is below what separates a cluster from the others, steps hardly change its mass.
 
     Returns:
         The new heights; the hardness, near one when the temperature is nearly zero; and the share of cells that were still

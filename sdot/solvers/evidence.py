@@ -139,8 +139,8 @@ def correct_overfull(
     """The masses that cells are to gain, but for light cells that certainly hold far more than their weight.
 
     The gain is right for the error of most cells. One with c hits where e = n nu_i were due is wrong beyond doubt once the
-    `deviance` D is large: its own gain is 1 - SURE / D, and since masses of light cells grow
-    exponentially with their heights, it is to lose w log(w / nu) of that in place of w - nu.
+    `deviance` D is large: its own gain is 1 - SURE / D, and since masses of light cells grow exponentially with their heights,
+    it is to lose w log(w / nu) of that in place of w - nu.
     """
     nu = target.weights
     count = seen.count.sum(0).to(nu)

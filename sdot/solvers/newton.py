@@ -42,7 +42,7 @@ class NewtonState(State):
         eps: Temperature; 0 once annealed.
         hardness: What the last annealing pass reported, see `anneal`.
         batch: Samples of the next step.
-        cluster: Of every target, see `lift_clusters`.
+        cluster: Of every target, see `lift_clusters`; one for all with evenly spread points, which have no use for it.
         edges: Pairs of neighbouring cells i < j, in increasing order.
         facets: Sum of their facet weights over the samples seen, see `facet_edges`.
         exposure: How many samples that is worth, cell by cell: less and less as the cell moves on.
@@ -119,7 +119,7 @@ class Newton:
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
             batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
-            cluster=clusters(target),
+            cluster=torch.zeros_like(h, dtype=torch.int64) if self._even(draw) else clusters(target),
             edges=torch.zeros(2, 0, dtype=torch.int64, device=h.device),
             facets=h.new_zeros(0),
             exposure=h.new_zeros(m),
