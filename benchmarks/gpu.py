@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="budget of the whole run (%(default)s)")
     parser.add_argument("--out", type=Path, default=record.RESULTS / "gpu")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages (all)")
+    parser.add_argument("--problems", nargs="+", choices=SOLVED, help="of the stage `solve` (all)")
     parser.add_argument(
         "--warm", metavar="METHOD", help="run a method once on every case that it is timed on, and time nothing"
     )
@@ -78,7 +79,7 @@ def main() -> None:
         "topk": lambda: (row for case in cases(dry) for row in topk_rows(case)),
         "soft": lambda: soft_rows(dry),
         "shapes": lambda: shape_rows(dry),
-        "solve": lambda: solver_rows(dry),
+        "solve": lambda: solver_rows(dry, settings.problems),
     }
     start, left = time.monotonic(), sum(STAGES[name] for name in settings.only)
     for name in settings.only:
@@ -274,15 +275,16 @@ def everywhere(backend: str) -> Iterator[None]:
 SOLVED = {  # problem: tolerance, methods
     "latent-64-50000": (0.05, ("triton", "blocked")),
     "latent-16-20000": (0.05, ("triton", "blocked")),
-    "plane-10000": (0.05, ("blocked", "keops")),
-    "latent-64-2000": (0.01, ("triton", "blocked", "POT")),
     "million": (0.1, ("triton",)),
+    "latent-64-2000": (0.01, ("triton", "blocked", "POT")),
+    "plane-10000": (0.05, ("blocked", "keops")),
 }
 
 
-def solver_rows(dry: bool) -> Iterator[dict[str, Any]]:
+def solver_rows(dry: bool, problems: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """`sdot.solve` on the device, and POT with tensors on it where that is installed."""
-    for name, (tol, names) in {"plane-1000": (0.05, ("blocked", "POT"))}.items() if dry else SOLVED.items():
+    chosen = {"plane-1000": (0.05, ("blocked", "POT"))} if dry else {name: SOLVED[name] for name in problems or SOLVED}
+    for name, (tol, names) in chosen.items():
         p = make(name)
         target = sdot.DiscreteMeasure(p.target.points.to(DEVICE), p.target.weights.to(DEVICE))
         for method in names:

@@ -15,7 +15,7 @@ if compgen -G "$WHEELS/*.whl" >/dev/null; then
     $PYTHON -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl && export PYTHONPATH=$PYTHONPATH:$site
 fi
 
-select=(-m "gpu or not slow" tests/test_halves.py tests/test_triton.py)
+select=(-m "gpu or not slow" tests/test_halves.py tests/test_triton.py tests/test_keops.py)
 if [ "$DRY" = --dry-run ]; then
     export TRITON_INTERPRET=1
     select+=(-k "halves or near_ties or TestUnavailable or scales")

@@ -105,3 +105,17 @@ def test_libraries_are_found_during_the_import_and_only_then(tmp_path, monkeypat
         assert ctypes.util.find_library("c") == find("c")
         assert (_keops_cuda.Path(_keops_cuda.os.environ["CUDA_PATH"]) / "include" / "nvrtc.h").exists()
     assert ctypes.util.find_library is find
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("d", [2, 3, 64])
+@pytest.mark.parametrize("k", [1, 2])
+def test_answers_on_a_gpu(d, k):
+    g = torch.Generator().manual_seed(0)
+    x, y, h = (torch.randn(*shape, generator=g).cuda() for shape in ((63, d), (257, d), (257,)))
+    value, index = kernels.topk(x, y, h, k, backend="keops")
+    expected, places = kernels.topk(x, y, h, k, backend="reference")
+    torch.testing.assert_close(value, expected)
+    assert torch.equal(index, places)
+    got, expected = (kernels.soft_mass(x, y, h, 0.5, backend=b) for b in ("keops", "reference"))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

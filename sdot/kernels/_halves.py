@@ -13,8 +13,9 @@ and the split product leaves out <low x, low y>, so that each score is off by at
 
 The last term is the accumulation. A matrix unit adds 16 products to the sum at a time, after shifting all 17 to the exponent of
 the largest and cutting off what falls below its last place, and cuts the result once more: 18 errors of 2^-23 of the largest
-number at hand, which |h| + |x| |y| bounds. K products take K / 16 such steps: gamma = 18 / 16 K 2^-23, and a little more.
-(How the units truncate is known from experiments, not from a specification; the factor leaves room for it.) For the score s of
+number at hand, which |h| + |x| |y| bounds. Columns that fill up to a full step are zero and lose nothing: `used` products in
+K / 16 steps make gamma = (used + K / 8) 2^-23, and a little more. (How the units truncate is known from experiments, not from a
+specification; the factor leaves room for it.) For the score s of
 any target, |h| <= |s| + |x| |y|; applied to the targets that attain the computed maximum T of a tile and the true one, both are
 within
 
@@ -52,6 +53,6 @@ def tile_bounds(stats: Float[Tensor, "3 p"], tile: int, tiles: int) -> Float[Ten
     return torch.cat([stats, more], 1).view(3, tiles, tile).amax(2)
 
 
-def gamma(columns: int) -> float:
-    """Relative error of a sum of so many products and a height with its shift."""
-    return MARGIN * 2**-23 * (1.125 * columns + 8)
+def gamma(used: int, columns: int) -> float:
+    """Relative error of a sum of a height with its shift and `columns` products, of which all but `used` are zero."""
+    return MARGIN * 2**-23 * (used + columns / 8 + 8)

@@ -4,8 +4,9 @@ KeOps asks the system for the libraries `cuda`, `nvrtc` and `cudart`, and for cu
 them is missing it drops to the CPU and says so only on standard output. The wheels that torch brings have all of it, in folders
 of their own. So before KeOps is imported, links to them are put into one temporary folder.
 
-KeOps may then still bring its process down: on one machine (CUDA 13) its compiler interface held a second copy of the C++
-library and crashed. So a first formula is tried in a process of its own.
+Some compilers put a copy of the C++ library into what KeOps compiles, and a process that holds two of them dies at the first
+formula. Where the system's copy is there for all to use, its symbols come first, and all is well; so it is loaded like that. As
+KeOps may still bring its process down, a first formula is tried in a process of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _folder: tempfile.TemporaryDirectory[str] | None = None  # lives as long as the 
 @contextlib.contextmanager
 def visible() -> Iterator[None]:
     """While KeOps is imported for the first time, let it find CUDA wherever it is."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
     if "keopscore" in sys.modules or _complete():
         yield
         return

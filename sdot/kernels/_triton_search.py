@@ -16,7 +16,7 @@ SPLIT_DIM = 15  # split float16 up to here
 COLUMNS, PER = 128, 2  # targets of one product, and products a tile
 WIDTHS = (1, 2, 8)  # numbers of best targets that kernels are compiled for
 GROUP = 8  # tiles whose maxima a thread looks at together
-SLOTS = 4  # candidates of a sample that are kept where they are found; those of samples with more are found again
+SLOTS = 16  # candidates of a sample that are kept where they are found; those of samples with more are found again
 FEATURES = 16  # coordinates that exact float32 scores take at a time
 FEW_DIM = 4  # up to here one at a time
 PAIRS = 2**22  # most candidate tiles that are scored again at once
@@ -30,15 +30,18 @@ class Targets:
     y: Float[Tensor, "f p"]  # transposed, so that neighbours are read together
     packed: Packed
     bounds: Float[Tensor, "3 t"]
+    gamma: float
     m: int
 
     @classmethod
     def prepare(cls, y: Float[Tensor, "m d"]) -> Targets:
         (m, d), tiles = y.shape, -(-len(y) // tile_size())
         size = tile_size() * tiles
-        packed, padded = pack(y, form(d, "hlh"), rows=size), y.new_zeros(-(-d // features(y)) * features(y), size)
+        parts = form(d, "hlh")
+        packed, padded = pack(y, parts, rows=size), y.new_zeros(-(-d // features(y)) * features(y), size)
         padded[:d, :m] = y.T
-        return cls(padded, packed, _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP), m)
+        bounds = _halves.tile_bounds(packed.stats, tile_size(), -(-tiles // GROUP) * GROUP)
+        return cls(padded, packed, bounds, _halves.gamma(len(parts) * d, packed.values.shape[1]), m)
 
     @property
     def tiles(self) -> int:
@@ -47,10 +50,6 @@ class Targets:
     @property
     def columns(self) -> int:
         return self.packed.values.shape[1]
-
-    @property
-    def gamma(self) -> float:
-        return _halves.gamma(self.columns)
 
 
 @dataclass(frozen=True)
