@@ -24,6 +24,7 @@ sys.path.insert(0, str(FOLDER))
 os.environ["SDOT_DEVICE"] = "cpu"  # where there is a GPU too; it has a test of its own
 
 import autoencoder  # noqa: E402
+import baselines  # noqa: E402
 import config as settings  # noqa: E402
 import data  # noqa: E402
 import gan  # noqa: E402
@@ -170,8 +171,8 @@ def test_batches_are_one_reconstructed_to_three_generated(images):
     g = settings.GanConfig(epochs=1, paired=8)
     codes = torch.arange(SHORT).float()[:, None]  # a code that tells its image
     seen = []
-    for step in range(SHORT // 8):
-        batch = gan.draw_batch(g, images.train, lambda n, generator: torch.full((n, 1), -1.0), codes, step, 0, 0)
+    constant = transport.Sampler(lambda n, generator: torch.full((n, 1), -1.0))
+    for batch in gan.batches(g, images.train, constant, codes, range(SHORT // 8), 0, 0):
         assert batch.pairs == 8
         assert len(batch.codes) == len(batch.real) == 32
         rows = batch.codes[:8, 0].long()
@@ -179,7 +180,7 @@ def test_batches_are_one_reconstructed_to_three_generated(images):
         assert (batch.codes[8:] == -1).all()
         seen += rows.tolist()
     assert sorted(seen) == list(range(SHORT))  # in an epoch each image is reconstructed once
-    plain = gan.draw_batch(g, images.train, lambda n, generator: torch.zeros(n, 1), None, 0, 0, 0)
+    plain = next(gan.batches(g, images.train, constant, None, range(1), 0, 0))
     assert (len(plain.codes), len(plain.real), plain.pairs) == (32, 32, 0)
 
 
@@ -272,18 +273,19 @@ def test_a_killed_gan_ends_with_the_same_bits(finished, images, tmp_path, monkey
 
 
 @pytest.mark.gpu
-def test_a_gpu_run_that_is_killed_ends_with_the_same_bits(finished, images, tmp_path, monkeypatch):
+def test_a_gpu_run_that_is_killed_ends_with_the_same_bits(finished, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SDOT_DEVICE", "cuda")
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     for folder in (straight, resumed):
         folder.mkdir()
     autoencoder.main(DIGITS, images, straight)
     trained(images, straight, DIGITS, finished)
-    with killed_at(17, gan, "play"):
+    with killed_at(17, results, "check_finite"):
         trained(images, resumed, DIGITS, finished)
     trained(images, resumed, DIGITS, finished)
     for name in ("gan.safetensors", "gan.history.json"):
         assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+    assert "not recorded" not in capsys.readouterr().err  # the steps were replayed
     on_gpu, on_cpu = (results.load_tensors(folder / "gan.safetensors")[0] for folder in (straight, finished))
     for name, value in on_cpu.items():
         torch.testing.assert_close(on_gpu[name], value, rtol=0.05, atol=0.01)
@@ -293,7 +295,7 @@ def test_a_plain_gan_and_a_watch(images, tmp_path):
     noticed = []
     G = networks.generator(DIGITS)
     result = gan.train(
-        DIGITS, images, lambda n, generator: torch.randn(n, 4, generator=generator), G, tmp_path, name="noise",
+        DIGITS, images, baselines.noise(DIGITS), G, tmp_path, name="noise",
         watch=lambda step, network: noticed.append(step) or {"frechet": 1.0},
     )  # fmt: skip
     assert noticed == [0, SHORT // 8]

@@ -22,6 +22,7 @@ import torch
 from config import Config
 from data import Images
 from jaxtyping import Float
+from replay import Replay
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -36,7 +37,7 @@ class Training:
         objective: The loss and the values to tell, from what the model makes of a batch, and the batch.
         path: Its checkpoint.
         name: What errors call it.
-        label, shown: For the progress bar: its name, and what it says of the values.
+        label, told, shown: For the progress bar: its name, and which values it says in which words.
         key: Of its randomness.
         noise: Standard deviation of the noise.
         identity: What the checkpoint must agree in, beside the settings of stage `ae`.
@@ -46,6 +47,7 @@ class Training:
     path: Path
     name: str
     label: str
+    told: tuple[str, ...]
     shown: str
     key: int
     noise: float = 1.0
@@ -88,6 +90,7 @@ def train(config: Config, images: Images, out: Path) -> tuple[networks.Autoencod
         out / "ae.checkpoint",
         name="ae",
         label="autoencoder",
+        told=("loss",),
         shown="loss {loss:.4f}",
         key=KEY,
         noise=config.ae.noise,
@@ -98,8 +101,8 @@ def train(config: Config, images: Images, out: Path) -> tuple[networks.Autoencod
 def fit(config: Config, images: Images, model: nn.Module, training: Training) -> tuple[dict[str, float], float]:
     """Train model(images, noise), where noise has a normal number for each coordinate of a code: Adam, a learning rate that
     falls to zero along a cosine. Goes on from its checkpoint. Returns the values of the last step, and seconds."""
-    here, ae, x = machine.current(), config.ae, images.train
-    optimizer = torch.optim.Adam(model.parameters(), lr=ae.lr, fused=True)
+    here, ae = machine.current(), config.ae
+    optimizer, x = here.adam(model.parameters(), ae.lr), here.hold(images.train)
     made_from = results.settings(config, images.digest, ["ae"]) | training.identity | {"processes": here.world}
     checkpoint = results.Checkpoint(training.path, {"model": model, "adam": optimizer}, made_from, here.leads)
     saved = checkpoint.read()
@@ -108,23 +111,27 @@ def fit(config: Config, images: Images, model: nn.Module, training: Training) ->
     size = min(ae.batch_size, len(x))
     total = ae.epochs * (len(x) // size)
     values = dict[str, float]()
+
+    def descend(names: tuple[str, ...], batch: Tensor, z: Tensor) -> Tensor:
+        with here.precision():
+            made = called(batch, z)
+        loss, told = training.objective(made, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return torch.stack([told[name].detach() for name in names])
+
+    turn = Replay(descend)
     bar = tqdm(total=total, initial=first, desc=training.label, unit="step", disable=not here.leads)
     for step in range(first, total):
         if checkpoint.due():
             checkpoint.write({}, {"step": step, "seconds": before + time.monotonic() - started})
         rows = epoch_rows(len(x), size, step, config.seed, training.key)
         z = training.noise * torch.randn(size, ae.latent, generator=machine.keyed(config.seed, training.key, step))
-        batch, z = here.share(x[rows]).float(), here.share(z)
-        for group in optimizer.param_groups:
-            group["lr"] = ae.lr * (1 + math.cos(math.pi * step / total)) / 2
-        with here.precision():
-            made = called(batch, z)
-        loss, told = training.objective(made, batch)
-        values = {name: value.item() for name, value in told.items()}
+        machine.set_rate(optimizer, ae.lr * (1 + math.cos(math.pi * step / total)) / 2)
+        numbers = turn(training.told, here.share(x[rows.to(x.device)]).float(), here.share(z))
+        values = dict(zip(training.told, numbers(), strict=True))
         results.check_finite(values, training.name, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
         bar.set_postfix_str(training.shown.format(**values), refresh=False)
         bar.update()
     bar.close()

@@ -45,7 +45,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
 
 def noise(config: Config) -> Sampler:
     """What the Gaussian-noise GAN and the variational autoencoder are fed with."""
-    return lambda n, generator: torch.randn(n, config.ae.latent, generator=generator)
+    return Sampler(lambda n, generator: torch.randn(n, config.ae.latent, generator=generator))
 
 
 def fitted(codes: Float[Tensor, "m d"]) -> Sampler:
@@ -54,11 +54,11 @@ def fitted(codes: Float[Tensor, "m d"]) -> Sampler:
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp_min(0).sqrt()  # of rank d also where the codes are not
 
-    def sampler(n: int, generator: Generator) -> Tensor:
+    def draw(n: int, generator: Generator) -> Tensor:
         z = torch.randn(n, codes.shape[1], generator=generator, dtype=torch.float64)
         return (mean + z @ root.T).to(codes)
 
-    return sampler
+    return Sampler(draw)
 
 
 class VariationalAutoencoder(nn.Module):
@@ -86,7 +86,15 @@ def train_vae(config: Config, images: Images, out: Path) -> tuple[VariationalAut
 
     torch.manual_seed(config.seed)
     model = machine.current().placed(VariationalAutoencoder(config))
-    path, shown = out / "baselines-vae.checkpoint", "error {error:.4f}, divergence {divergence:.1f}"
-    training = Training(objective, path, name="vae", label="vae", shown=shown, key=KEY, identity={"training": "vae"})
+    training = Training(
+        objective,
+        out / "baselines-vae.checkpoint",
+        name="vae",
+        label="vae",
+        told=("error", "divergence"),
+        shown="error {error:.4f}, divergence {divergence:.1f}",
+        key=KEY,
+        identity={"training": "vae"},
+    )
     last, seconds = autoencoder.fit(config, images, model, training)
     return model.eval(), {"error": math.nan, "divergence": math.nan} | last, seconds

@@ -107,9 +107,6 @@ def methods(config: Config, images: Images, out: Path) -> dict[str, Method]:
     codes, path = torch.from_numpy(np.load(out / "codes.npy")), out / "map.safetensors"
     source, S = sdot.info(path).source, sdot.load(path, device=str(device))
 
-    def transported(f: Callable[[Tensor], Tensor]) -> Sampler:
-        return lambda n, g: f(transport.noise(source, n, g)).cpu()
-
     def decoded(network: nn.Module, sampler: Sampler) -> Method:
         return lambda n, g: autoencoder.apply(network, sampler(n, g))
 
@@ -120,9 +117,9 @@ def methods(config: Config, images: Images, out: Path) -> dict[str, Method]:
         HELD_OUT: lambda n, g: images.test[:n].float(),
         TRAINING: lambda n, g: images.train[torch.randperm(len(images.train), generator=g)[:n]].float(),
         RECONSTRUCTED: lambda n, g: autoencoder.apply(model, images.test[:n]),
-        "AE-OT, vertices": decoded(model.decoder, transported(S.map)),
-        "AE-OT": decoded(model.decoder, transported(S)),
-        OURS: decoded(trained("gan"), transported(S)),
+        "AE-OT, vertices": decoded(model.decoder, transport.carried(source, S.map)),
+        "AE-OT": decoded(model.decoder, transport.carried(source, S)),
+        OURS: decoded(trained("gan"), transport.carried(source, S)),
         "Gaussian of codes": decoded(model.decoder, baselines.fitted(codes)),
     }
     if (out / "baselines.json").exists():

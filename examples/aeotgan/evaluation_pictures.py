@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import machine
 import metrics
 import pictures
 import torch
@@ -73,9 +74,9 @@ def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[
 
 def copies(path: Path, new: Float[Tensor, "n c h w"], images: Images) -> None:
     """Those new images that come nearest to training images, beside held-out ones of which the same is true."""
-    rows = []
+    rows, train = [], machine.current().hold(images.train).flatten(1)
     for queries in (new.float(), images.test[: len(new)].float()):
-        distance, index = metrics.nearest(queries.flatten(1), images.train.flatten(1))
+        distance, index = metrics.nearest(queries.flatten(1), train)
         first = distance.argsort()[:16]
         rows += [queries[first], images.train[index[first]].float()]
     names = ("generated", "nearest image", "held-out", "nearest image")

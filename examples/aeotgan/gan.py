@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,14 @@ from config import Config, GanConfig
 from data import Images
 from history import History
 from jaxtyping import Float
+from replay import Replay
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 from transport import Sampler
 
 SHOWN = 16  # images in a row of the picture over epochs
+AHEAD = 16  # steps whose new codes are made at once
 
 
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
@@ -91,19 +93,28 @@ class Players:
     adam_d: torch.optim.Optimizer
 
 
-def draw_batch(g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, step: int, seed: int, key: int) -> Batch:
-    """Reconstructed : generated = 1 : ratio, beside the paired images : random images = 1 : ratio."""
-    here, generator = machine.current(), machine.keyed(seed, key, step)
-    m = min(g.paired, len(images))
-    if codes is None:
-        n = (1 + g.ratio) * m
-        z, rows = sampler(n, generator), torch.randint(len(images), (n,), generator=generator)
-        return Batch(here.share(z), here.share(images[rows]).float(), 0)
-    paired = autoencoder.epoch_rows(len(images), m, step, seed, key)
-    z, rows = sampler(g.ratio * m, generator), torch.randint(len(images), (g.ratio * m,), generator=generator)
-    z = torch.cat([here.share(codes[paired]), here.share(z)])
-    x = torch.cat([here.share(images[paired]), here.share(images[rows])]).float()
-    return Batch(z, x, m // here.world)
+def batches(
+    g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, steps: range, seed: int, key: int
+) -> Iterator[Batch]:
+    """The batches of these steps.
+
+    Noise of AHEAD steps at a time is carried to codes; which steps these are does not depend on where one begins.
+    """
+    here, m = machine.current(), min(g.paired, len(images))
+    n = (1 + g.ratio) * m if codes is None else g.ratio * m
+    for start in range(steps.start // AHEAD * AHEAD, steps.stop, AHEAD):
+        block = range(start, min(start + AHEAD, steps.stop))
+        generators = [machine.keyed(seed, key, step) for step in block]
+        new = sampler.image(torch.cat([sampler.draw(n, generator) for generator in generators])).split(n)
+        for step, z, generator in zip(block, new, generators, strict=True):
+            rows = torch.randint(len(images), (n,), generator=generator)
+            if step < steps.start:
+                continue
+            z, x = here.share(z), here.share(images[rows.to(images.device)]).float()
+            if codes is not None:
+                paired = autoencoder.epoch_rows(len(images), m, step, seed, key).to(images.device)
+                z, x = torch.cat([here.share(codes[paired]), z]), torch.cat([here.share(images[paired]).float(), x])
+            yield Batch(z, x, 0 if codes is None else m // here.world)
 
 
 def train(
@@ -130,7 +141,8 @@ def train(
         watch: Further values for the history at each drawing, from the step and the averaged generator. Those called
             "frechet" and "frechet_layers" are drawn.
     """
-    g, here, key, x = config.gan, machine.current(), zlib.crc32(name.encode()), images.train
+    g, here, key = config.gan, machine.current(), zlib.crc32(name.encode())
+    x = here.hold(images.train)
     torch.manual_seed(config.seed)
     G, D = here.placed(generator).train(), here.placed(networks.discriminator(config))
     average = copy.deepcopy(G).eval().requires_grad_(False)
@@ -141,8 +153,8 @@ def train(
         critic=here.fast(D),
         weights=D,
         features=here.fast(losses.Features(here.placed(encoder))) if encoder is not None else None,
-        adam=torch.optim.Adam(G.parameters(), lr=g.lr, betas=betas, fused=True),
-        adam_d=torch.optim.Adam(D.parameters(), lr=g.lr / g.lr_ratio, betas=betas, fused=True),
+        adam=here.adam(G.parameters(), g.lr, betas=betas),
+        adam_d=here.adam(D.parameters(), g.lr / g.lr_ratio, betas=betas),
     )
     checkpoint = results.Checkpoint(
         out / f"{name}.checkpoint",
@@ -162,19 +174,32 @@ def train(
         if watch is not None:
             log.note(step, watch(step, average))
         if here.leads:
-            pictures.epochs(out / f"{name}-epochs.png", views, log.steps_per_epoch, x[:SHOWN] if codes is not None else None)
+            truth = images.train[:SHOWN] if codes is not None else None
+            pictures.epochs(out / f"{name}-epochs.png", views, log.steps_per_epoch, truth)
             pictures.curves(out / f"{name}-curves.png", log.records)
 
+    names, pairs = dict[bool, list[str]](), min(g.paired, len(x)) // here.world if codes is not None else 0
+
+    def turn(learns: bool, z: Tensor, real: Tensor) -> Tensor:
+        values = play(g, Batch(z, real, pairs), players, learns=learns)
+        blend(average, G, g.ema)
+        names[learns] = list(values)
+        return torch.stack([value.detach().float() for value in values.values()])
+
+    replay, held = Replay(turn), None if codes is None else codes.to(x.device)
+    feed, ahead = batches(g, x, sampler, held, range(log.step, log.total), config.seed, key), None
     bar = tqdm(total=log.total, initial=log.step, desc=name, unit="step", disable=not here.leads)
     for step in range(log.step, log.total):
         if step in log.shown_at and f"{step}" not in log.views:
             show(step)
         log.save_if_due(step)
+        learns = (step + 1) % g.inner == 0
         with machine.fitting("gan.paired", g.paired):
-            batch = draw_batch(g, x, sampler, codes, step, config.seed, key)
-            values = play(g, batch, players, learns=(step + 1) % g.inner == 0)
+            batch = ahead or next(feed)
+            numbers = replay(learns, batch.codes, batch.real)
+            ahead = next(feed, None)  # while the device computes
+            values = dict(zip(names[learns], numbers(), strict=True))
         results.check_finite(values, name, step)
-        blend(average, G, g.ema)
         log.add(step, values)
         bar.set_postfix_str(" ".join(f"{k} {values[k]:.3f}" for k in ("real", "fake", "image") if k in values), refresh=False)
         bar.update()
@@ -189,8 +214,8 @@ def train(
     return {"steps": log.total, "batch": (1 + g.ratio) * g.paired, "seconds": log.seconds, "last": log.last}
 
 
-def play(g: GanConfig, batch: Batch, players: Players, *, learns: bool) -> dict[str, float]:
-    """One step of the generator, after one of the discriminator where that `learns`; the losses by name."""
+def play(g: GanConfig, batch: Batch, players: Players, *, learns: bool) -> dict[str, Tensor]:
+    """One step of the generator, after one of the discriminator where that `learns`; the losses by name, on the device."""
     here, p, m, values = machine.current(), players, batch.pairs, dict[str, Tensor]()
     with here.precision():
         fake = p.generator(batch.codes).float()
@@ -212,7 +237,7 @@ def play(g: GanConfig, batch: Batch, players: Players, *, learns: bool) -> dict[
             values["feature"], values["latent"] = p.features(batch.real[:m], fake[:m])
         loss = loss + g.image * values["image"] + g.feature * values["feature"] + g.latent * values["latent"]
     _descend(p.adam, loss)
-    return dict(zip(values, torch.stack([v.detach().float() for v in values.values()]).tolist(), strict=True))
+    return values
 
 
 def _descend(optimizer: Any, loss: Tensor) -> None:

@@ -65,10 +65,10 @@ class Judge:
         self.network = features.choose(config, images, out)
         self.size = min(config.evaluate.samples, len(images.test))
         self.truth = Truth(self.network, images.train)
-        self.held_out = self.network.final(self.network.features(images.test[: self.size]))
-        self.held_out_moments = Moments.of(self.held_out)
-        self.novelty = Novelty.against(images.train.flatten(1), images.test[:PROBED].flatten(1))
-        self.feature_novelty = Novelty.against(self.truth.features, self.held_out[:PROBED])
+        held_out, hold = self.network.final(self.network.features(images.test[: self.size])), machine.current().hold
+        self.held_out, self.held_out_moments = hold(held_out), Moments.of(held_out)
+        self.novelty = Novelty.against(hold(images.train).flatten(1), images.test[:PROBED].flatten(1))
+        self.feature_novelty = Novelty.against(hold(self.truth.features), held_out[:PROBED])
         self.shares = None
         if images.train_labels is not None and self.network.head is not None:
             self.shares = metrics.histogram(images.train_labels, int(images.train_labels.max()) + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
@@ -33,6 +33,22 @@ class Machine:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    @property
+    def records(self) -> bool:
+        """Whether whole steps may be recorded as CUDA graphs: by a single process on its GPU."""
+        return self.device.type == "cuda" and self.world == 1
+
+    def adam(self, parameters: Iterable[nn.Parameter], lr: float, **more: Any) -> torch.optim.Adam:
+        """Adam in one launch; where steps are recorded, with a learning rate that lives on the device: see `set_rate`."""
+        rate = torch.tensor(lr, device=self.device) if self.records else lr
+        return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=self.records, **more)
+
+    def hold(self, data: Tensor) -> Tensor:
+        """Data that batches are taken from: on the device, if a quarter of what is free there holds it."""
+        if self.device.type != "cuda" or data.nbytes > torch.cuda.mem_get_info(self.device)[0] / 4:
+            return data
+        return data.to(self.device)
 
     def share(self, batch: Tensor) -> Tensor:
         """The rows of a batch that are this process's own, on its device."""
@@ -101,6 +117,7 @@ def processes() -> Iterator[Machine]:
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)  # a run that goes on must end as if never stopped
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
@@ -110,6 +127,14 @@ def processes() -> Iterator[Machine]:
     finally:
         if several:
             dist.destroy_process_group()
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 @contextlib.contextmanager

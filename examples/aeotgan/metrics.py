@@ -1,5 +1,7 @@
 """How good a set of generated images is, from features of it and of real images. Nothing of size n x m is stored.
 
+Distances are computed where the real ones are.
+
 Frechet distance: Heusel et al., NeurIPS 2017. Precision and recall: Kynkaanniemi et al., NeurIPS 2019. Density and coverage:
 Naeem et al., ICML 2020.
 """
@@ -63,23 +65,24 @@ def bias(truth: Moments, n: int, m: int) -> float:
 
 
 def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[Float[Tensor, "b m"]]:
-    """Distances of every x to all y, some rows at a time, in float64 about the mean of y."""
+    """Distances of every x to all y, some rows at a time, in float64 about the mean of y, on y's device."""
     centre = y.double().mean(0)
     y = y.double() - centre
     for part in x.split(ROWS):
-        yield torch.cdist(part.double() - centre, y)
+        yield torch.cdist(part.to(y) - centre, y)
 
 
 def nearest(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Distance to the nearest y, and which it is. Of y, too, only some rows are held in float64 at a time."""
     rows = max(1, VALUES // y.shape[1])
-    best, index = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device), torch.zeros_like(x[:, 0]).long()
+    best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=y.device)
+    index = torch.zeros_like(best, dtype=torch.int64)
     for k, part in enumerate(y.split(rows)):
         found = [block.min(1) for block in distances(x, part)]
         distance = torch.cat([f.values for f in found])
         index = torch.where(distance < best, torch.cat([f.indices for f in found]) + k * rows, index)
         best = torch.minimum(best, distance)
-    return best, index
+    return best.to(x.device), index.to(x.device)
 
 
 def radii(x: Float[Tensor, "n d"], k: int = K) -> Float[Tensor, " n"]:
@@ -97,6 +100,7 @@ def fidelity(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = K)
     features with a fake one inside. All depend on how many features there are; of two samples of one distribution density
     is 1 in the mean, and coverage near 1 - 2^-k.
     """
+    fake = fake.to(real.device)
     real_radius, fake_radius = radii(real, k), radii(fake, k)
     precise, balls = 0, 0
     reached, covered = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,20 @@ import sdot
 
 KEY = 2  # of this stage's randomness
 PLENTY = 100_000  # samples that shares are counted from
-Sampler = Callable[[int, Generator], Float[Tensor, "n d"]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Codes from noise: `image` of what `draw` makes on the CPU of a generator, and of that alone.
+
+    The two are apart so that noise of many steps can be carried to codes at once.
+    """
+
+    draw: Callable[[int, Generator], Float[Tensor, "n d"]]
+    image: Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]] = lambda x: x
+
+    def __call__(self, n: int, generator: Generator) -> Float[Tensor, "n d"]:
+        return self.image(self.draw(n, generator)).cpu()
 
 
 def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
@@ -49,7 +62,7 @@ def main(config: Config, images: Images, out: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     sdot.save(S, out / "map.safetensors", source=source, certificate=solution.certificate)
 
-    many = noise(source, PLENTY, generator)
+    many = noise(source, PLENTY, generator).to(codes.device)
     pictures.convergence(out / "convergence.png", solution, config.ot.tol)
     draw(config, images, out)
     return {
@@ -83,12 +96,18 @@ def draw(config: Config, images: Images, out: Path) -> None:
 def generator_codes(out: Path) -> Sampler:
     """n new codes, through the extension that this stage has saved."""
     source, S = _extension(out)
-    return lambda n, generator: S(noise(source, n, generator)).cpu()
+    return carried(source, S)
+
+
+def carried(source: sdot.Source, f: Callable[[Tensor], Tensor]) -> Sampler:
+    """What a map makes of the source, on the device."""
+    device = machine.current().device
+    return Sampler(lambda n, generator: noise(source, n, generator), lambda x: f(x.to(device)))
 
 
 def noise(source: sdot.Source, n: int, generator: Generator) -> Float[Tensor, "n d"]:
     """Samples of the source, drawn on the CPU, so that they are the same on every device."""
-    return source.sample(n, like=torch.empty(0), generator=generator).to(machine.current().device)
+    return source.sample(n, like=torch.empty(0), generator=generator)
 
 
 def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Float[Tensor, "n d"]:
@@ -97,7 +116,7 @@ def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Fl
     Each leads from noise a to noise b along cos(t) a + sin(t) b, all of which is as good a sample of the source as they are.
     """
     source, S = _extension(out)
-    a, b = noise(source, 2 * rows, generator).view(2, rows, 1, S.dim)
+    a, b = noise(source, 2 * rows, generator).to(S.points.device).view(2, rows, 1, S.dim)
     t = torch.linspace(0, torch.pi / 2, steps).to(a)[:, None]
     return S((t.cos() * a + t.sin() * b).flatten(0, 1)).cpu()
 
