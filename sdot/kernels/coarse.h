@@ -18,6 +18,11 @@
 #define MOST_COARSE 32 /* k up to which this is done */
 #define SHORT 1e-15f  /* vectors of less are taken for zero */
 #define LONG 1e18f    /* and vectors of more are not taken: their products are no numbers */
+#if defined(__AVX512F__)
+#define ROOT(v) ((vector)_mm512_sqrt_ps((__m512)(v)))
+#else
+#define ROOT(v) ((vector)_mm256_sqrt_ps((__m256)(v)))
+#endif
 #define KAPPA(d) (((d) + 4) * 0x1p-23f)
 #define AT_ONCE 6     /* groups of one sample that are scored side by side */
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */
@@ -67,7 +72,9 @@ static void open_question(Question *q, long k) {
     for (long v = 0; v < VECTORS; v++) sum += q->away[v] + q->size[v];
     for (long r = 0; r < k * VECTORS; r++) q->low[r] = SPREAD(-__builtin_inff());
     memset(q->held, 0, sizeof q->held);
-    q->lost = !(_mm512_reduce_add_ps((__m512)sum) < LONG);
+    real all = 0;
+    for (long l = 0; l < WIDTH; l++) all += sum[l];
+    q->lost = !(all < LONG);
 }
 
 /* The largest of the scores of a group. */
@@ -109,7 +116,7 @@ static void judge(long k, vector *top, const Bound *bounds, long g0, long g1, lo
         uint64_t open = 0; /* lanes: one test for all of them */
 #pragma GCC unroll 4
         for (long v = 0; v < VECTORS; v++)
-            open |= (uint64_t)_mm512_cmp_ps_mask((__m512)top[v], (__m512)q->low[(k - 1) * VECTORS + v], _CMP_GE_OQ) << v * WIDTH;
+            open |= (uint64_t)BITS(COMPARE(top[v], q->low[(k - 1) * VECTORS + v], _CMP_GE_OQ)) << v * WIDTH;
         for (; open; open &= open - 1) {
             long lane = __builtin_ctzll(open);
             if (lane >= count) break;
@@ -131,7 +138,10 @@ static long largest(__m256 s) {
     return __builtin_ctz(_mm256_movemask_ps(_mm256_cmp_ps(s, top, _CMP_EQ_OQ)));
 }
 
-static __m256 hide(__m256 s, long t) { return _mm256_mask_mov_ps(s, 1 << t, _mm256_set1_ps(-__builtin_inff())); }
+static __m256 hide(__m256 s, long t) {
+    __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_blendv_ps(s, _mm256_set1_ps(-__builtin_inff()), (__m256)_mm256_cmpeq_epi32(places, _mm256_set1_epi32(t)));
+}
 
 /* The scores of a sample within some groups of targets: the same operations in the same order as in `multiply`. */
 INLINE void score_groups(long some, const real *x, const real *y, const real *h, long d, const int32_t *group, octet *s) {

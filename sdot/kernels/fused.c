@@ -14,8 +14,10 @@
 /* Where one vector after the other is faster (measured): that leaves registers for lists of the two best. */
 #define NARROW(k, d) (BYTES == 64 && (k) == 2 && __builtin_constant_p(d) && (d) <= 3)
 
+#define HOLD_FOR(k, d) (!__builtin_constant_p(d) || ((k) == 1 && (d) > 3)) /* measured */
+
 /* The largest score of every sample within one group of targets. */
-INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d, int narrow) {
+INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, const real *h, long d, int narrow, int hold) {
     if (narrow) {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
@@ -34,7 +36,7 @@ INLINE void group_maximum(vector top[VECTORS], const real *x, const real *y, con
     for (int t0 = 0; t0 < GROUP; t0 += TILE) {
         vector s[TILE][VECTORS];
         EACH(s[t][v] = SPREAD(h[t0 + t]))
-        multiply(s, x, y + t0, d);
+        multiply(s, x, y + t0, d, hold);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
 #pragma GCC unroll 4
@@ -69,7 +71,7 @@ INLINE void insert(long k, vector *best, vector *tags, vector s, vector tag) {
 INLINE void sweep(long k, const real *x, const real *y, const real *h, long g0, long g1, long d, vector *best, vector *where) {
     for (long g = g0; g < g1; g++) {
         vector top[VECTORS];
-        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d, NARROW(k, d));
+        group_maximum(top, x, y + g * GROUP * d, h + g * GROUP, d, NARROW(k, d), HOLD_FOR(k, d));
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) insert(k, best + v, where + v, top[v], SPREAD(g));
     }
@@ -213,7 +215,7 @@ static void collect_block(Pairs *found, long i0, long count, const real *x, cons
 #pragma GCC unroll 2
         for (long t0 = 0; t0 < GROUP; t0 += TILE) {
             EACH(s[t0 + t][v] = SPREAD(h[t0 + t]))
-            multiply(s + t0, packed, y + t0, d);
+            multiply(s + t0, packed, y + t0, d, 1);
         }
         collect(found, i0, g, s, below);
     }
@@ -235,7 +237,7 @@ long above(const real *x, long n, long d, const real *y, const real *h, long m, 
 }
 #endif
 
-#if !DOUBLE && defined(__AVX512VNNI__)
+#if !DOUBLE && (defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__)))
 #include "coarse.h"
 #include "integers.h"
 #if defined(__AMX_BF16__) && defined(__linux__)

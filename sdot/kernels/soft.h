@@ -56,7 +56,7 @@ INLINE void scores(const real *x, long rows, const real *y, const real *h, long 
         for (long t0 = 0; t0 < rows; t0 += TILE) {
             vector a[TILE][VECTORS];
             EACH(a[t][v] = ((const loose *)(h + j))[v])
-            multiply(a, y + j * d, x + t0 / GROUP * GROUP * d + t0 % GROUP, d);
+            multiply(a, y + j * d, x + t0 / GROUP * GROUP * d + t0 % GROUP, d, 1);
 #pragma GCC unroll 8
             for (int t = 0; t < TILE; t++) {
                 vector most = MAX(MAX(a[t][0], a[t][1]), a[t][2]);

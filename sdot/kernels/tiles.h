@@ -84,8 +84,8 @@ static void tiles_of_samples(const real *panel, long d, int32_t *pairs, Question
                 *out |= at % 2 ? own : own >> 16;
             }
         }
-        size = (vector)_mm512_sqrt_ps((__m512)size), small = (vector)_mm512_sqrt_ps((__m512)small);
-        q->away[v] = 1.001f * (vector)_mm512_sqrt_ps((__m512)away) + 0x1.02p-8f * small + SHORT; /* |z2| <= 2^-8 |z| */
+        size = ROOT(size), small = ROOT(small);
+        q->away[v] = 1.001f * ROOT(away) + 0x1.02p-8f * small + SHORT; /* |z2| <= 2^-8 |z| */
         q->size[v] = 1.001f * size + SHORT;
     }
 }

@@ -45,18 +45,20 @@ typedef real octet __attribute__((vector_size(GROUP * sizeof(real)), aligned(siz
 #if defined(__AVX512F__)
 #if DOUBLE
 typedef __mmask8 mask;
-#define GREATER(a, b) _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ)
+#define COMPARE(a, b, how) _mm512_cmp_pd_mask(a, b, how)
 #else
 typedef __mmask16 mask;
-#define GREATER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define COMPARE(a, b, how) _mm512_cmp_ps_mask(a, b, how)
 #endif
+#define GREATER(a, b) COMPARE(a, b, _CMP_GT_OQ)
 #define PICK(m, a, b) NAME(_mm512, _mask_blend)(m, b, a)
 #define MAX(a, b) NAME(_mm512, _max)(a, b)
 #define MIN(a, b) NAME(_mm512, _min)(a, b)
 #define BITS(m) ((unsigned)(m))
 #elif defined(__AVX2__)
 typedef vector mask;
-#define GREATER(a, b) NAME(_mm256, _cmp)(a, b, _CMP_GT_OQ)
+#define COMPARE(a, b, how) NAME(_mm256, _cmp)(a, b, how)
+#define GREATER(a, b) COMPARE(a, b, _CMP_GT_OQ)
 #define PICK(m, a, b) NAME(_mm256, _blendv)(b, a, m)
 #define MAX(a, b) NAME(_mm256, _max)(a, b)
 #define MIN(a, b) NAME(_mm256, _min)(a, b)
@@ -74,6 +76,13 @@ INLINE unsigned BITS(mask m) {
 }
 #endif
 #define ANY(m) (BITS(m) != 0)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define HOLD(v) __asm__("" : "+x"(v)) /* in a register: loaded once and not for each use, as only two can be loaded in a cycle */
+#define HOLDS 1
+#else
+#define HOLD(v)
+#define HOLDS 0
+#endif
 #define SPREAD(scalar) ((real)(scalar) - (vector){0}) /* minus zero keeps every scalar, -0 too */
 
 long lanes(void) { return LANES; }
@@ -96,9 +105,19 @@ void pack(const real *rows, long n, long d, long width, real scale, real *panels
         for (int v = 0; v < VECTORS; v++) statement;
 
 /* s[t][v] += across (columns of LANES points) times along (columns of GROUP points, of which TILE are used). */
-INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d) {
+INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d, int hold) {
     vector own[TILE][VECTORS]; /* which the compiler leaves in registers */
     EACH(own[t][v] = s[t][v])
-    for (long c = 0; c < d; c++) EACH(own[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
+    if (HOLDS && hold)
+        for (long c = 0; c < d; c++) {
+            const vector *a = (const vector *)(across + c * LANES);
+            vector a0 = a[0], a1 = a[1], a2 = a[2]; /* an array would be written to memory */
+            HOLD(a0);
+            HOLD(a1);
+            HOLD(a2);
+            EACH(own[t][v] += (v == 0 ? a0 : v == 1 ? a1 : a2) * along[c * GROUP + t])
+        }
+    else
+        for (long c = 0; c < d; c++) EACH(own[t][v] += ((const vector *)(across + c * LANES))[v] * along[c * GROUP + t])
     EACH(s[t][v] = own[t][v])
 }
