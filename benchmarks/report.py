@@ -91,7 +91,9 @@ def races() -> str:
     for name, result in results("race-"):
         own = [row["cpu"] for row in result["rows"] if row["role"].startswith("sdot")]
         entries = [standing(result["rows"], peer, role) for peer in PEERS for role in ("best", "defaults")]
-        rows.append([name.partition("-seed")[0], f"{max(own):.2f}", *entries])
+        problem, _, run = name.partition("-seed")
+        machine = run.partition("-")[2]
+        rows.append([f"{problem} ({machine})" if machine else problem, f"{max(own):.2f}", *entries])
     return table(
         ["problem", "Newton, s", *(f"{label}, {role}" for label in PEERS.values() for role in ("best", "defaults"))], rows
     )
@@ -268,10 +270,10 @@ def modes() -> str:
     return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
 
 
-def scores() -> str:
+def scores(file: str) -> str:
     """Billions of scores a second of the fused kernel, and its cost beside plain torch and for more than the best target."""
     sizes = (1000, 10_000, 200_000)
-    speed = {(r["function"], r["k"], r["d"], r["m"]): r["speed"] for r in read("kernels-float32-1")["rows"] if "d" in r}
+    speed = {(r["function"], r["k"], r["d"], r["m"]): r["speed"] for r in read(file)["rows"] if "d" in r}
     rows = []
     for d in sorted({key[2] for key in speed}):
         best, two, soft = ([speed[f, k, d, m] for m in sizes] for f, k in (("topk", 1), ("topk", 2), ("soft_mass", 0)))
@@ -326,7 +328,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers-plane": partial(solvers, DRAWN[0]),
     "solvers-latent-64": partial(solvers, DRAWN[1]),
     "speeds": speeds,
-    "scores": scores,
+    "scores": partial(scores, "kernels-float32-1"),
+    "scores-avx2": partial(scores, "kernels-float32-1-avx2"),
     "extension": extension,
     "extension-affine": extension_affine,
     "digits": partial(aeotgan, "digits"),

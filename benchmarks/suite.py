@@ -19,7 +19,7 @@ from benchmarks.methods import Failed, Method
 from benchmarks.problems import USUAL, Problem
 from benchmarks.record import Row, Table
 
-CHEAP = 1.0  # CPU seconds of a run that is closed in on further
+CHEAP = 2.0  # CPU seconds of a run that is closed in on further
 PRECISION = 5e-4  # of a judged chi^2, or a tenth of it if that is more
 
 

@@ -96,7 +96,7 @@ class Players:
 def batches(
     g: GanConfig, images: Tensor, sampler: Sampler, codes: Tensor | None, steps: range, seed: int, key: int
 ) -> Iterator[Batch]:
-    """The batches of these steps.
+    """The batches of these steps: reconstructed : generated = paired : random images = 1 : ratio.
 
     Noise of AHEAD steps at a time is carried to codes; which steps these are does not depend on where one begins.
     """
