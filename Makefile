@@ -10,7 +10,7 @@ demo: $(VENV)/ready
 	$(PY) examples/aeotgan/run.py --out $(RUN)
 
 test: $(VENV)/ready
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/ready
 	$(PY) -m pytest -m slow

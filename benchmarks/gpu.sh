@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-benchmarks/results/gpu} PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.whl} LIMIT=${LIMIT:-560}
 DRY=${1:-} SECONDS=0
 mkdir -p "$OUT"
+rm -f "$OUT/tests.log"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 if compgen -G "$WHEELS/*.whl" >/dev/null; then
@@ -20,14 +21,22 @@ if [ "$DRY" = --dry-run ]; then
     export TRITON_INTERPRET=1
     select+=(-k "halves or near_ties or TestUnavailable or scales")
 fi
-$PYTHON -c "import xdist" 2>/dev/null && select+=(-n 8)
+workers=()
+$PYTHON -c "import xdist" 2>/dev/null && workers=(-n 8)
+
+run_tests() {
+    timeout $((LIMIT / 4)) $PYTHON -m pytest -q -o addopts= -o filterwarnings= -p no:cacheprovider "${workers[@]}" "$@" 2>&1 |
+        tee -a "$OUT/tests.log" | tail -30
+    return "${PIPESTATUS[0]}"
+}
 
 # the timings' kernels are compiled while the tests run: all of it is waited for before anything is timed
 for method in triton "product + top-k, compiled" "the same in TF32" keops; do
     timeout $((LIMIT / 4)) $PYTHON -m benchmarks.gpu --warm "$method" --seconds $((LIMIT / 5)) ${DRY:+--dry-run} >>"$OUT/warm.log" 2>&1 &
 done
-timeout $((LIMIT / 3)) $PYTHON -m pytest -q -o addopts= -o filterwarnings= -p no:cacheprovider "${select[@]}" 2>&1 | tee "$OUT/tests.log" | tail -30
-tests=${PIPESTATUS[0]}
+run_tests "${select[@]}"
+tests=$?
+[ "$DRY" = --dry-run ] || run_tests -m gpu tests/test_extension.py tests/test_aeotgan.py || tests=1
 wait
 echo "tests ended with $tests after $SECONDS s"
 
