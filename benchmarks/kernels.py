@@ -26,7 +26,7 @@ from benchmarks import record
 
 FUNCTIONS = ("topk", "soft_mass")
 GPU_SAMPLES = 262_144  # of the sweep on a GPU
-AUTOMATIC = ("triton", "blocked")  # what "auto" may choose on a GPU: KeOps compiles for half a minute first
+AUTOMATIC = ("triton", "blocked")  # what "auto" may choose on a GPU: KeOps compiles each formula first
 DIMS, TARGETS, KS = (2, 3, 8, 16, 32, 64, 128), (1000, 10_000, 50_000, 200_000), (1, 2, 8)
 TABLE = Path(__file__).parent.parent / "sdot" / "kernels" / "choice.json"
 ROWS = 64  # fewer rows would starve the product of `plain`

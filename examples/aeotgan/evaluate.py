@@ -36,8 +36,6 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 from transport import Sampler
 
-import sdot
-
 HELD_OUT, TRAINING, RECONSTRUCTED = "held-out images", "training images", "reconstructions"
 ONCE = (HELD_OUT, RECONSTRUCTED)  # of which there are no more
 OURS = "AE-OT-GAN"
@@ -104,8 +102,7 @@ def methods(config: Config, images: Images, out: Path) -> dict[str, Method]:
     """What makes n images, by name."""
     device = machine.current().device
     model = networks.load(out / "autoencoder.safetensors", config).to(device)
-    codes, path = torch.from_numpy(np.load(out / "codes.npy")), out / "map.safetensors"
-    source, S = sdot.info(path).source, sdot.load(path, device=str(device))
+    codes, (source, S) = torch.from_numpy(np.load(out / "codes.npy")), transport.extension(out)
 
     def decoded(network: nn.Module, sampler: Sampler) -> Method:
         return lambda n, g: autoencoder.apply(network, sampler(n, g))

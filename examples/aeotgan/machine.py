@@ -130,6 +130,7 @@ def processes() -> Iterator[Machine]:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate from the next step on, also of steps that were recorded."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)

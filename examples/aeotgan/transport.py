@@ -95,8 +95,7 @@ def draw(config: Config, images: Images, out: Path) -> None:
 
 def generator_codes(out: Path) -> Sampler:
     """n new codes, through the extension that this stage has saved."""
-    source, S = _extension(out)
-    return carried(source, S)
+    return carried(*extension(out))
 
 
 def carried(source: sdot.Source, f: Callable[[Tensor], Tensor]) -> Sampler:
@@ -115,13 +114,14 @@ def walks(out: Path, generator: Generator, rows: int = 8, steps: int = 16) -> Fl
 
     Each leads from noise a to noise b along cos(t) a + sin(t) b, all of which is as good a sample of the source as they are.
     """
-    source, S = _extension(out)
+    source, S = extension(out)
     a, b = noise(source, 2 * rows, generator).to(S.points.device).view(2, rows, 1, S.dim)
     t = torch.linspace(0, torch.pi / 2, steps).to(a)[:, None]
     return S((t.cos() * a + t.sin() * b).flatten(0, 1)).cpu()
 
 
-def _extension(out: Path) -> tuple[Any, sdot.PiecewiseLinearMap]:
+def extension(out: Path) -> tuple[Any, sdot.PiecewiseLinearMap]:
+    """The source, and the extension that this stage has saved."""
     path = out / "map.safetensors"
     return sdot.info(path).source, sdot.load(path, device=str(machine.current().device))
 

@@ -18,11 +18,6 @@
 #define MOST_COARSE 32 /* k up to which this is done */
 #define SHORT 1e-15f  /* vectors of less are taken for zero */
 #define LONG 1e18f    /* and vectors of more are not taken: their products are no numbers */
-#if defined(__AVX512F__)
-#define ROOT(v) ((vector)_mm512_sqrt_ps((__m512)(v)))
-#else
-#define ROOT(v) ((vector)_mm256_sqrt_ps((__m256)(v)))
-#endif
 #define KAPPA(d) (((d) + 4) * 0x1p-23f)
 #define AT_ONCE 6     /* groups of one sample that are scored side by side */
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */

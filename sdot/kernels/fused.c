@@ -237,7 +237,7 @@ long above(const real *x, long n, long d, const real *y, const real *h, long m, 
 }
 #endif
 
-#if !DOUBLE && (defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__)))
+#if !DOUBLE && (defined(__AVX512BW__) || BYTES == 32)
 #include "coarse.h"
 #include "integers.h"
 #if defined(__AMX_BF16__) && defined(__linux__)

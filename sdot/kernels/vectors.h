@@ -54,6 +54,7 @@ typedef __mmask16 mask;
 #define PICK(m, a, b) NAME(_mm512, _mask_blend)(m, b, a)
 #define MAX(a, b) NAME(_mm512, _max)(a, b)
 #define MIN(a, b) NAME(_mm512, _min)(a, b)
+#define ROOT(v) NAME(_mm512, _sqrt)(v)
 #define BITS(m) ((unsigned)(m))
 #elif defined(__AVX2__)
 typedef vector mask;
@@ -62,6 +63,7 @@ typedef vector mask;
 #define PICK(m, a, b) NAME(_mm256, _blendv)(b, a, m)
 #define MAX(a, b) NAME(_mm256, _max)(a, b)
 #define MIN(a, b) NAME(_mm256, _min)(a, b)
+#define ROOT(v) NAME(_mm256, _sqrt)(v)
 #define BITS(m) ((unsigned)NAME(_mm256, _movemask)(m))
 #else
 typedef integers mask;
@@ -76,12 +78,10 @@ INLINE unsigned BITS(mask m) {
 }
 #endif
 #define ANY(m) (BITS(m) != 0)
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if BYTES == 32
 #define HOLD(v) __asm__("" : "+x"(v)) /* in a register: loaded once and not for each use, as only two can be loaded in a cycle */
-#define HOLDS 1
 #else
 #define HOLD(v)
-#define HOLDS 0
 #endif
 #define SPREAD(scalar) ((real)(scalar) - (vector){0}) /* minus zero keeps every scalar, -0 too */
 
@@ -108,7 +108,7 @@ void pack(const real *rows, long n, long d, long width, real scale, real *panels
 INLINE void multiply(vector s[TILE][VECTORS], const real *across, const real *along, long d, int hold) {
     vector own[TILE][VECTORS]; /* which the compiler leaves in registers */
     EACH(own[t][v] = s[t][v])
-    if (HOLDS && hold)
+    if (BYTES == 32 && hold)
         for (long c = 0; c < d; c++) {
             const vector *a = (const vector *)(across + c * LANES);
             vector a0 = a[0], a1 = a[1], a2 = a[2]; /* an array would be written to memory */
