@@ -189,20 +189,35 @@ def train(
     replay, held = Replay(turn), None if codes is None else codes.to(x.device)
     feed, ahead = batches(g, x, sampler, held, range(log.step, log.total), config.seed, key), None
     bar = tqdm(total=log.total, initial=log.step, desc=name, unit="step", disable=not here.leads)
+    launched: tuple[int, bool, Callable[[], list[float]]] | None = None
+
+    def settle() -> None:
+        """Take in the losses of the step that was launched last."""
+        nonlocal launched
+        if launched is None:
+            return
+        (step, learns, numbers), launched = launched, None
+        values = dict(zip(names[learns], numbers(), strict=True))
+        results.check_finite(values, name, step)
+        log.add(step, values)
+        bar.set_postfix_str(" ".join(f"{k} {values[k]:.3f}" for k in ("real", "fake", "image") if k in values), refresh=False)
+        bar.update()
+
     for step in range(log.step, log.total):
         if step in log.shown_at and f"{step}" not in log.views:
+            settle()
             show(step)
-        log.save_if_due(step)
+        if checkpoint.due():
+            settle()
+            log.save(step)
         learns = (step + 1) % g.inner == 0
         with machine.fitting("gan.paired", g.paired):
             batch = ahead or next(feed)
             numbers = replay(learns, batch.codes, batch.real)
             ahead = next(feed, None)  # while the device computes
-            values = dict(zip(names[learns], numbers(), strict=True))
-        results.check_finite(values, name, step)
-        log.add(step, values)
-        bar.set_postfix_str(" ".join(f"{k} {values[k]:.3f}" for k in ("real", "fake", "image") if k in values), refresh=False)
-        bar.update()
+            settle()  # the step before: the device need not wait for its losses to be told
+        launched = step, learns, numbers
+    settle()
     bar.close()
     here.check_agreement(G)
     if f"{log.total}" not in log.views:

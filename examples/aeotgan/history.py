@@ -58,10 +58,6 @@ class History:
         """The latest value of each name."""
         return {name: value for record in self.records for name, value in record.items()}
 
-    def save_if_due(self, step: int) -> None:
-        if self.checkpoint.due():
-            self.save(step)
-
     def save(self, step: int) -> None:
         """All of it, before the step of this number."""
         state = {"step": step, "records": self.records, "sums": self.sums, "seconds": self.seconds}

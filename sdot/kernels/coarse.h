@@ -11,8 +11,7 @@
    is below k lower ones. Where too many stay in question (points far from their mean, scores that nearly all tie), samples are
    swept in float32.
 
-   There are two forms of x^ and z^: whole numbers of 16 bits (integers.h), and sums of two floats of 8 bits (tiles.h). Both keep
-   samples as pairs of 16-bit numbers, LANES of them side by side. */
+   x^ and z^ are whole numbers of 16 bits times a unit: as they are (integers.h), or as two digits of 8 bits (tiles.h). */
 
 #define MANY 128      /* groups in question that a sample keeps at most */
 #define MOST_COARSE 32 /* k up to which this is done */
@@ -23,7 +22,7 @@
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */
 
 typedef struct {
-    real far, off, base, beta; /* beta: the unit of z^, of integers */
+    real far, off, base, beta; /* beta: the unit of z^ */
 } Bound;
 
 /* The bound of one group; offs: the squares of |z - z^|, by target; sums: what sums of products are wrong by. Returns whether it is
@@ -55,7 +54,7 @@ static void extent(const real *panel, const real *h, const real *mean, long d, r
 }
 
 typedef struct {
-    vector alpha[VECTORS], away[VECTORS], size[VECTORS]; /* alpha: the unit of x^, of integers */
+    vector alpha[VECTORS], away[VECTORS], size[VECTORS]; /* alpha: the unit of x^ */
     vector low[MOST_COARSE * VECTORS];                   /* the k largest lower bounds, decreasing */
     int32_t held[LANES], group[MANY][LANES];             /* groups in question, in increasing order */
     real upper[MANY][LANES];

@@ -240,42 +240,46 @@ long above(const real *x, long n, long d, const real *y, const real *h, long m, 
 #if !DOUBLE && (defined(__AVX512BW__) || BYTES == 32)
 #include "coarse.h"
 #include "integers.h"
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_INT8__) && defined(__linux__)
 #include "tiles.h"
 #else
+typedef int Sums;
 int tiles(void) { return 0; }
 #define TOGETHER 1
 #define shape_tiles()
 #define _tile_release()
-#define tile_pairs(d) 0
+#define tile_words(...) 0
 #define tiles_of_targets(...) 1
 #define tiles_of_samples(...)
 #define tile_tops(...)
+#define tile_sums(...)
 #define tile_scores(...)
 #endif
 
-/* Pairs of coordinates of a point in either form of the first pass. */
-long coarse_pairs(int tiled, long d) { return tiled ? tile_pairs(d) : integer_pairs(d); }
+/* Words of 32 bits that a target takes in either form of the first pass, and a sample. */
+long coarse_words(int tiled, long d) { return tiled ? tile_words(2, d) : integer_pairs(d); }
+static long sample_words(int tiled, long d) { return tiled ? tile_words(2, d) + tile_words(1, d) : integer_pairs(d); }
 
-/* Panels of targets -> pairs of coordinates, a bound for every group, and the mean, nearly. Returns how many bounds are no numbers. */
-long coarsen(int tiled, const real *panels, const real *h, long groups, long d, int32_t *pairs, Bound *bounds, real *mean) {
-    long wrong = 0, size = GROUP * coarse_pairs(tiled, d);
+/* Panels of targets -> short numbers, a bound for every group, and the mean, nearly. Returns how many bounds are no numbers. */
+long coarsen(int tiled, const real *panels, const real *h, long groups, long d, int32_t *words, Bound *bounds, real *mean) {
+    long wrong = 0, size = GROUP * coarse_words(tiled, d);
     memset(mean, 0, sizeof(real) * d);
     for (long g = 0, step = groups / 256 + 1; g < groups; g += step) /* any place will do, one in the middle is best */
         for (long c = 0; c < d; c++)
             for (long t = 0; t < GROUP; t++) mean[c] += panels[(g * d + c) * GROUP + t] / (((groups - 1) / step + 1) * GROUP);
-    if (tiled && (3 * d % 32 || groups % TOGETHER)) /* what is in no target's place */
-        memset(pairs, 0, sizeof(int32_t) * size * ((groups + TOGETHER - 1) / TOGETHER * TOGETHER));
+    if (tiled) /* what is in no target's place */
+        memset(words, 0, sizeof(int32_t) * size * ((groups + TOGETHER - 1) / TOGETHER * TOGETHER));
     for (long g = 0; g < groups; g++, panels += d * GROUP, h += GROUP)
-        wrong += tiled ? tiles_of_targets(panels, h, mean, d, g, pairs, bounds + g)
-                       : integers_of_targets(panels, h, mean, d, pairs + g * size, bounds + g);
+        wrong += tiled ? tiles_of_targets(panels, h, mean, d, g, words, bounds + g)
+                       : integers_of_targets(panels, h, mean, d, words + g * size, bounds + g);
     return wrong;
 }
 
-/* The same k best by way of a first pass; pairs and bounds are what `coarsen` wrote. Returns a negative number where there is no memory. */
+/* The same k best by way of a first pass; words and bounds are what `coarsen` wrote. Returns a negative number where there is no memory. */
 int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const real *h, long m, long k, real *value, int64_t *index,
-                const int32_t *pairs, const Bound *bounds) {
-    long groups = (m + GROUP - 1) / GROUP, width = coarse_pairs(tiled, d), block = d * LANES, coarse = width * LANES, useless = 0;
+                const int32_t *words, const Bound *bounds) {
+    long groups = (m + GROUP - 1) / GROUP, width = coarse_words(tiled, d), useless = 0;
+    long block = d * LANES, coarse = sample_words(tiled, d) * LANES;
     long step = STRETCH / (long)sizeof(real) / (GROUP * (width + 1)) / TOGETHER * TOGETHER + TOGETHER;
     real *packed = aligned_alloc(BYTES, sizeof(real) * (BLOCKS * (block + coarse) + step * LANES));
     Question *questions = aligned_alloc(BYTES, sizeof(Question) * BLOCKS);
@@ -298,8 +302,8 @@ int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const r
         for (long g = 0; g < groups; g += step)
             for (long b = 0, end = g + step < groups ? g + step : groups; b < blocks; b++)
                 if (!questions[b].lost) {
-                    if (tiled) tile_tops(short_x + b * coarse, pairs, h, g, end, d, top);
-                    else integer_tops(short_x + b * coarse, pairs, h, bounds, g, end, d, questions + b, top);
+                    if (tiled) tile_tops(short_x + b * coarse, words, h, bounds, g, end, d, questions + b, top);
+                    else integer_tops(short_x + b * coarse, words, h, bounds, g, end, d, questions + b, top);
                     judge(k, top, bounds, g, end, count - b * LANES, questions + b);
                 }
         for (long b = 0; b < blocks && !failed; b++) {
@@ -317,14 +321,15 @@ int coarse_topk(int tiled, const real *x, long n, long d, const real *y, const r
 
 /* `above`, decided by the first pass, with more that miss it by rounding; mean: as `coarsen` left it. */
 long coarse_above(int tiled, const real *x, long n, long d, const real *y, const real *h, long m, const real *least, long room,
-                  int64_t *sample, int64_t *target, const int32_t *pairs, const Bound *bounds, const real *mean) {
+                  int64_t *sample, int64_t *target, const int32_t *words, const Bound *bounds, const real *mean) {
     Pairs found = {0, room, sample, target};
-    long groups = (m + GROUP - 1) / GROUP, width = coarse_pairs(tiled, d);
-    real *packed = aligned_alloc(BYTES, sizeof(real) * LANES * (d + width));
+    long groups = (m + GROUP - 1) / GROUP;
+    real *packed = aligned_alloc(BYTES, sizeof(real) * LANES * (d + sample_words(tiled, d)));
     Question *q = aligned_alloc(BYTES, sizeof(Question));
     if (packed && q) {
         int32_t *short_x = (int32_t *)(packed + d * LANES);
-        vector s[TOGETHER * GROUP][VECTORS], below[VECTORS], lower[VECTORS];
+        vector s[GROUP][VECTORS], below[VECTORS], lower[VECTORS];
+        Sums sums;
         if (tiled) shape_tiles();
         for (long i = 0; i < n; i += LANES, x += d * LANES) {
             long count = n - i < LANES ? n - i : LANES;
@@ -338,13 +343,11 @@ long coarse_above(int tiled, const real *x, long n, long d, const real *y, const
             }
             ask(below, x, least + i, count, mean, d);
             for (long g = 0; g < groups; g++) {
-                if (!tiled) integer_scores(s, short_x, pairs, h, bounds, g, d, q);
-                else if (g % TOGETHER == 0) tile_scores(s, short_x, pairs, g, d);
-                vector(*own)[VECTORS] = s + (tiled ? g % TOGETHER * GROUP : 0);
-                for (long t = 0; tiled && t < GROUP; t++)
-                    for (long v = 0; v < VECTORS; v++) own[t][v] += h[g * GROUP + t];
+                if (tiled && g % TOGETHER == 0) tile_sums(&sums, short_x, words, g, d);
+                if (tiled) tile_scores(s, &sums, h, bounds, g, q);
+                else integer_scores(s, short_x, words, h, bounds, g, d, q);
                 for (long v = 0; v < VECTORS; v++) lower[v] = below[v] - (q->away[v] * bounds[g].far + q->size[v] * bounds[g].off + bounds[g].base);
-                collect(&found, i, g, own, lower);
+                collect(&found, i, g, s, lower);
             }
         }
         if (tiled) _tile_release();

@@ -4,8 +4,8 @@ The system's C compiler translates fused.c at first use, some seconds for each d
 one thread each and release the interpreter, so rows are divided among `torch.get_num_threads()` Python threads: a second
 OpenMP runtime beside torch's own would halve the speed of both.
 
-In float32 and high dimension, where the processor multiplies short numbers faster (integers of 16 bits, or matrix tiles of
-floats of 8), a first pass in them leaves few targets whose scores are then made in float32 (coarse.h). The bounds on its
+In float32 and high dimension, where the processor multiplies short numbers faster (integers of 16 bits, or of 8 in matrix
+tiles), a first pass in them leaves few targets whose scores are then made in float32 (coarse.h). The bounds on its
 rounding are rigorous: the answer is the same to the last bit.
 
 Extra memory: one copy of the targets, and for each thread up to 32 MB of scores and some hundred samples.
@@ -33,9 +33,10 @@ GROUP = 8  # targets whose largest score is compared at once, as in fused.c
 MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 MOST_COARSE = 32  # as in coarse.h
-TOGETHER = 4  # as in tiles.h
+TOGETHER = 2  # as in tiles.h
+MOST_TILED = 512  # coordinates, or sums of digits pass 32 bits
 
-# in tiles or in integers; pairs of coordinates, bounds on what rounding did to them, their mean
+# in tiles or in integers; short numbers, bounds on what rounding did to them, the mean of the targets
 Coarse = tuple[bool, Tensor, Tensor, Tensor]
 
 _lock = threading.Lock()
@@ -160,7 +161,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
     if dtype == torch.float32:
         c.above.argtypes, c.above.restype = [*c.topk.argtypes[:6], pointer, long, pointer, pointer], long
     if hasattr(c, "coarse_topk"):
-        c.coarse_pairs.argtypes, c.coarse_pairs.restype = [ctypes.c_int, long], long
+        c.coarse_words.argtypes, c.coarse_words.restype = [ctypes.c_int, long], long
         c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int, pointer, pointer, long, long, pointer, pointer, pointer], long
         c.coarse_topk.argtypes = [ctypes.c_int, *c.topk.argtypes, pointer, pointer]
         c.coarse_above.argtypes, c.coarse_above.restype = [ctypes.c_int, *c.above.argtypes, pointer, pointer, pointer], long
@@ -181,10 +182,10 @@ def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, d: int, *, tiled:
     """Targets as the first pass wants them, and for every group what that did to them; None where it cannot be told."""
     groups = len(heights) // GROUP
     points = -(-groups // TOGETHER) * TOGETHER * GROUP
-    pairs, bounds = torch.empty(points * c.coarse_pairs(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
+    words, bounds = torch.empty(points * c.coarse_words(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
     mean = panels.new_empty(d)
-    at = (panels.data_ptr(), heights.data_ptr(), groups, d, pairs.data_ptr(), bounds.data_ptr(), mean.data_ptr())
-    return None if c.coarsen(tiled, *at) else (tiled, pairs, bounds, mean)
+    at = (panels.data_ptr(), heights.data_ptr(), groups, d, words.data_ptr(), bounds.data_ptr(), mean.data_ptr())
+    return None if c.coarsen(tiled, *at) else (tiled, words, bounds, mean)
 
 
 def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
@@ -193,7 +194,7 @@ def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
     if d < 8 or k > MOST_COARSE or n < 128 or m < 100 + 4500 * k * (1 + k / 16) / d:
         return None
     form = _fastest_form(c, min(64, 2 ** round(math.log2(d))))
-    return form if form is None or n >= 1024 else False  # tiles take longer to fill
+    return form if not form else n >= 1024 and d <= MOST_TILED  # tiles take longer to fill
 
 
 @cache
