@@ -18,7 +18,8 @@
 #define SHORT 1e-15f  /* vectors of less are taken for zero */
 #define LONG 1e18f    /* and vectors of more are not taken: their products are no numbers */
 #define KAPPA(d) (((d) + 4) * 0x1p-23f)
-#define AT_ONCE 6     /* groups of one sample that are scored side by side */
+#define AT_ONCE 6     /* pairs of a sample and a group that are scored side by side */
+#define PAIRS_KEPT 498 /* at once, MANY or more, in multiples of AT_ONCE: their scores fit a cache */
 #define LEAST_KEPT(q, k) ((const real *)((q)->low + ((k) - 1) * VECTORS)) /* by lane: below this a group is out of question */
 
 typedef struct {
@@ -124,66 +125,69 @@ static void judge(long k, vector *top, const Bound *bounds, long g0, long g1, lo
     }
 }
 
-/* Where the largest of GROUP numbers is, the first of them if it is there twice. */
-static long largest(__m256 s) {
-    __m256 top = _mm256_max_ps(s, _mm256_permute2f128_ps(s, s, 1));
-    top = _mm256_max_ps(top, _mm256_shuffle_ps(top, top, 0x4e));
-    top = _mm256_max_ps(top, _mm256_shuffle_ps(top, top, 0xb1));
-    return __builtin_ctz(_mm256_movemask_ps(_mm256_cmp_ps(s, top, _CMP_EQ_OQ)));
-}
-
 static __m256 hide(__m256 s, long t) {
     __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_blendv_ps(s, _mm256_set1_ps(-__builtin_inff()), (__m256)_mm256_cmpeq_epi32(places, _mm256_set1_epi32(t)));
 }
 
-/* The scores of a sample within some groups of targets: the same operations in the same order as in `multiply`. */
-INLINE void score_groups(long some, const real *x, const real *y, const real *h, long d, const int32_t *group, octet *s) {
-    const real *own[AT_ONCE];
+/* The scores of AT_ONCE pairs of a sample and a group of targets: the same operations in the same order as in `multiply`. */
+static void score_pairs(const real *x, const real *y, const real *h, long d, const int32_t *sample, const int32_t *group, octet *s) {
+    const real *row[AT_ONCE], *panel[AT_ONCE];
+    octet sum[AT_ONCE];
 #pragma GCC unroll 8
-    for (long l = 0; l < some; l++) own[l] = y + (long)group[l] * GROUP * d, s[l] = *(const octet *)(h + (long)group[l] * GROUP);
+    for (long p = 0; p < AT_ONCE; p++) {
+        long j = (long)group[p] * GROUP;
+        row[p] = x + sample[p] * d, panel[p] = y + j * d, sum[p] = *(const octet *)(h + j);
+    }
     for (long c = 0; c < d; c++)
 #pragma GCC unroll 8
-        for (long l = 0; l < some; l++) /* said so, or a loop over one group becomes a product and a sum, which is rounded twice */
-            s[l] = (octet)_mm256_fmadd_ps((__m256) * (const octet *)(own[l] + c * GROUP), _mm256_set1_ps(x[c]), (__m256)s[l]);
+        for (long p = 0; p < AT_ONCE; p++) /* said so, or it may become a product and a sum, which is rounded twice */
+            sum[p] = (octet)_mm256_fmadd_ps((__m256) * (const octet *)(panel[p] + c * GROUP), _mm256_set1_ps(row[p][c]), (__m256)sum[p]);
+#pragma GCC unroll 8
+    for (long p = 0; p < AT_ONCE; p++) s[p] = (octet)_mm256_max_ps((__m256)sum[p], _mm256_set1_ps(-__builtin_inff())); /* no NaN */
 }
 
-/* The k best of one sample among the groups that are in question, which come in increasing order: ties stay at the lowest index. */
-static void answer(long k, const real *x, const real *y, const real *h, long d, long groups, const int32_t *group, real *value, int64_t *index) {
-    for (long r = 0; r < k; r++) value[r] = -__builtin_inff(), index[r] = -1;
-    for (long g = 0, some; g < groups; g += some, group += some) {
-        octet s[AT_ONCE];
-        some = groups - g < AT_ONCE ? groups - g : AT_ONCE;
-        switch (some) { /* constants, which unrolls the loops over groups */
-            case 1: score_groups(1, x, y, h, d, group, s); break;
-            case 2: score_groups(2, x, y, h, d, group, s); break;
-            case 3: score_groups(3, x, y, h, d, group, s); break;
-            case 4: score_groups(4, x, y, h, d, group, s); break;
-            case 5: score_groups(5, x, y, h, d, group, s); break;
-            default: score_groups(AT_ONCE, x, y, h, d, group, s), some = AT_ONCE;
+/* The k best of a sample's groups, which come in increasing order: ties stay at the lowest index. Reads `wide` scores at once, also
+   beyond the sample's own. */
+INLINE void choose(long k, long wide, octet *s, const int32_t *group, long groups, real *value, int64_t *index) {
+    for (long r = 0; r < k; r++) {
+        __m256 top = (__m256)s[0];
+        for (long l = 1; l < groups; l++) top = _mm256_max_ps((__m256)s[l], top);
+        top = _mm256_max_ps(top, _mm256_permute2f128_ps(top, top, 1));
+        top = _mm256_max_ps(top, _mm256_shuffle_ps(top, top, 0x4e));
+        top = _mm256_max_ps(top, _mm256_shuffle_ps(top, top, 0xb1));
+        uint64_t where = 0; /* the first that is as large */
+        long first = 0;
+        for (;; first += wide) {
+#pragma GCC unroll 8
+            for (long l = 0; l < wide; l++)
+                where |= (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)s[first + l], top, _CMP_EQ_OQ)) << GROUP * l;
+            if (where) break;
         }
-        for (long l = 0; l < some; l++) {
-            __m256 left = _mm256_max_ps((__m256)s[l], _mm256_set1_ps(-__builtin_inff())); /* which is what becomes of NaN */
-            for (long t, r; (t = largest(left)), ((octet)left)[t] > value[k - 1]; left = hide(left, t)) {
-                real score = ((octet)left)[t];
-                for (r = k - 1; r > 0 && score > value[r - 1]; r--) value[r] = value[r - 1], index[r] = index[r - 1];
-                value[r] = score, index[r] = (int64_t)group[l] * GROUP + t;
-            }
-        }
+        long place = __builtin_ctzll(where), l = first + place / GROUP;
+        value[r] = ((octet)top)[0], index[r] = (int64_t)group[l] * GROUP + place % GROUP;
+        s[l] = (octet)hide((__m256)s[l], place % GROUP);
     }
 }
 
 /* All that is in question for a block of samples. Returns how much that was, or -1 where the block must be swept in float32. */
 static long answer_all(long k, const real *x, const real *y, const real *h, long d, long count, Question *q, real *value, int64_t *index) {
-    int32_t group[MANY];
+    int32_t sample[PAIRS_KEPT + AT_ONCE], group[PAIRS_KEPT + AT_ONCE];
+    octet s[PAIRS_KEPT + GROUP];
     long all = 0;
     for (long i = 0; i < count; i++)
         if (q->lost || !(LEAST_KEPT(q, k)[i] > -__builtin_inff())) return -1;
-    for (long i = 0; i < count; i++) {
-        settle(q, k, i);
-        for (long r = 0; r < q->held[i]; r++) group[r] = q->group[r][i];
-        answer(k, x + i * d, y, h, d, q->held[i], group, value + i * k, index + i * k);
-        all += q->held[i];
+    for (long i = 0; i < count; i++) settle(q, k, i);
+    for (long i = 0, end = 0; i < count; i = end) {
+        long pairs = 0;
+        for (; end < count && pairs + q->held[end] <= PAIRS_KEPT; end++)
+            for (long r = 0; r < q->held[end]; r++) sample[pairs] = end, group[pairs++] = q->group[r][end];
+        for (long p = 0; p < AT_ONCE; p++) sample[pairs + p] = i, group[pairs + p] = 0; /* any, to fill up */
+        for (long p = 0; p < pairs; p += AT_ONCE) score_pairs(x, y, h, d, sample + p, group + p, s + p);
+        for (long p = 0; i < end; p += q->held[i++])
+            if (k <= 2) choose(k, 2, s + p, group + p, q->held[i], value + i * k, index + i * k);
+            else choose(k, 8, s + p, group + p, q->held[i], value + i * k, index + i * k);
+        all += pairs;
     }
     return all;
 }
