@@ -88,8 +88,11 @@ INLINE void foremost(vector top[VECTORS], vector s[GROUP][VECTORS]) {
 static void settle(Question *q, long k, long lane) {
     real low = LEAST_KEPT(q, k)[lane];
     long kept = 0;
-    for (long r = 0; r < q->held[lane]; r++)
-        if (q->upper[r][lane] >= low) q->group[kept][lane] = q->group[r][lane], q->upper[kept++][lane] = q->upper[r][lane];
+    for (long r = 0; r < q->held[lane]; r++) { /* no branch: it would be guessed */
+        real upper = q->upper[r][lane];
+        q->group[kept][lane] = q->group[r][lane], q->upper[kept][lane] = upper;
+        kept += upper >= low;
+    }
     q->held[lane] = kept;
 }
 
@@ -177,11 +180,16 @@ static long answer_all(long k, const real *x, const real *y, const real *h, long
     long all = 0;
     for (long i = 0; i < count; i++)
         if (q->lost || !(LEAST_KEPT(q, k)[i] > -__builtin_inff())) return -1;
-    for (long i = 0; i < count; i++) settle(q, k, i);
     for (long i = 0, end = 0; i < count; i = end) {
         long pairs = 0;
-        for (; end < count && pairs + q->held[end] <= PAIRS_KEPT; end++)
-            for (long r = 0; r < q->held[end]; r++) sample[pairs] = end, group[pairs++] = q->group[r][end];
+        for (; end < count && pairs + q->held[end] <= PAIRS_KEPT; end++) {
+            long first = pairs;
+            for (long r = 0; r < q->held[end]; r++) {
+                sample[pairs] = end, group[pairs] = q->group[r][end];
+                pairs += q->upper[r][end] >= LEAST_KEPT(q, k)[end];
+            }
+            q->held[end] = pairs - first;
+        }
         for (long p = 0; p < AT_ONCE; p++) sample[pairs + p] = i, group[pairs + p] = 0; /* any, to fill up */
         for (long p = 0; p < pairs; p += AT_ONCE) score_pairs(x, y, h, d, sample + p, group + p, s + p);
         for (long p = 0; i < end; p += q->held[i++])
