@@ -194,7 +194,7 @@ def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
     if d < 8 or k > MOST_COARSE or n < 128 or m < 100 + 4500 * k * (1 + k / 16) / d:
         return None
     form = _fastest_form(c, min(64, 2 ** round(math.log2(d))))
-    return form if not form else n >= 1024 and d <= MOST_TILED  # tiles take longer to fill
+    return form if not form else n >= 512 and d <= MOST_TILED  # tiles take longer to fill
 
 
 @cache
