@@ -334,6 +334,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "extension-affine": extension_affine,
     "digits": partial(aeotgan, "digits"),
     "mnist": partial(aeotgan, "mnist"),
+    "mnist-500": partial(aeotgan, "mnist-500-cuda"),
     "fashion-mnist": partial(aeotgan, "fashion-mnist"),
     "modes": modes,
 }
