@@ -26,14 +26,12 @@ typedef struct {
     real far, off, base, beta; /* beta: the unit of z^ */
 } Bound;
 
-/* The bound of one group; offs: the squares of |z - z^|, by target; sums: what sums of products are wrong by. Returns whether it is
-   no number. */
-static int bound(Bound *b, real size, real far, octet offs, real sums, real height, long d) {
+/* The bound of one group; offs: the squares of |z - z^|, by target. Returns whether it is no number. */
+static int bound(Bound *b, real size, real far, octet offs, real height, long d) {
     real off = 0;
     for (long t = 0; t < GROUP; t++) off = offs[t] > off ? offs[t] : off;
-    off = __builtin_sqrtf(off) + sums;
     b->far = 1.001f * far + SHORT;
-    b->off = 1.005f * off + KAPPA(d) * (size + 2 * far) + SHORT;
+    b->off = 1.005f * __builtin_sqrtf(off) + KAPPA(d) * (size + 2 * far) + SHORT;
     b->base = 2 * KAPPA(d) * height + 1e-28f;
     return !(far < LONG && b->off + b->base < __builtin_inff());
 }

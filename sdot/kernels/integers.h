@@ -38,7 +38,7 @@ static int integers_of_targets(const real *panel, const real *h, const real *mea
         *out = c % 2 ? *out | whole << 16 : whole & 0xffff;
         offs += (z - q * b->beta) * (z - q * b->beta);
     }
-    return bound(b, size, far, offs, 0, height, d);
+    return bound(b, size, far, offs, height, d);
 }
 
 /* A panel of LANES samples -> pairs of coordinates p, and a question's sizes. */

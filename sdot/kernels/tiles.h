@@ -59,7 +59,7 @@ static int tiles_of_targets(const real *panel, const real *h, const real *mean, 
             for (long t = 0, at = part * words + w; t < GROUP; t++)
                 rows[at / DEEP * DEEP * DEEP + t * DEEP + at % DEEP] = part ? second[t] : first[t];
     }
-    return bound(b, size, far, offs, 0, height, d);
+    return bound(b, size, far, offs, height, d);
 }
 
 /* A panel of LANES samples -> digits, those for the second sum first, and a question's sizes. */
