@@ -329,6 +329,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers-latent-64": partial(solvers, DRAWN[1]),
     "speeds": speeds,
     "scores": partial(scores, "kernels-float32-1"),
+    "scores-amx": partial(scores, "kernels-float32-1-amx"),
     "scores-avx2": partial(scores, "kernels-float32-1-avx2"),
     "extension": extension,
     "extension-affine": extension_affine,
