@@ -620,3 +620,17 @@ def test_nearest_images_are_the_nearest(channels):
     training = torch.rand(50, channels, 4, 4)
     rows = torch.tensor([7, 31, 2])
     assert torch.equal(pictures.nearest(training[rows] + 0.01, training), training[rows])
+
+
+@pytest.mark.parametrize(("channels", "paper"), [(1, 0.0), (3, 1.0)])
+def test_rows_that_lack_images_end_in_empty_paper(channels, paper, tmp_path):
+    """Who has few pictures holds out fewer than a row of them."""
+    few = torch.rand(8, channels, 9, 9)
+    rows = pictures.whole_rows(few)
+    assert rows.shape == (1, 16, channels, 9, 9)
+    assert torch.equal(rows[0, :8], few)
+    assert (rows[0, 8:] == paper).all()
+    pictures.pairs(tmp_path / "pairs.png", few, few, ("above", "below"))
+    shown = np.asarray(Image.open(tmp_path / "pairs.png").convert("RGB"))
+    assert (shown[:, -200:] == 255).all()  # white, whatever stands for paper
+    assert (shown[:, :700] < 255).any()

@@ -33,7 +33,8 @@ REAL = ("held-out images", "training images", "reconstructions")
 
 def methods(path: Path, shown: dict[str, Tensor]) -> None:
     """A row of images for every method; those that are fed through the transport share their noise."""
-    pictures.sheet(path, torch.cat([images.float() for images in shown.values()]), SHOWN, list(shown))
+    rows = [pictures.whole_rows(images, SHOWN) for images in shown.values()]
+    pictures.sheet(path, torch.cat(rows).flatten(0, 1), SHOWN, list(shown))
 
 
 def dots(path: Path, table: dict[str, dict[str, float]], errors: dict[str, dict[str, float]]) -> None:
@@ -77,7 +78,7 @@ def copies(path: Path, new: Float[Tensor, "n c h w"], images: Images) -> None:
     rows, train = [], machine.current().hold(images.train).flatten(1)
     for queries in (new.float(), images.test[: len(new)].float()):
         distance, index = metrics.nearest(queries.flatten(1), train)
-        first = distance.argsort()[:16]
-        rows += [queries[first], images.train[index[first]].float()]
+        first = distance.argsort()[:SHOWN]
+        rows += [pictures.whole_rows(queries[first], SHOWN), pictures.whole_rows(images.train[index[first]], SHOWN)]
     names = ("generated", "nearest image", "held-out", "nearest image")
-    pictures.sheet(path, torch.cat(rows), rows=names)
+    pictures.sheet(path, torch.cat(rows).flatten(0, 1), SHOWN, names)

@@ -165,7 +165,7 @@ def train(
     log = History(len(x) // min(g.paired, len(x)), g.epochs, g.views, checkpoint)
     probe = sampler(2 * SHOWN, machine.keyed(config.seed, key))
     if codes is not None:
-        probe = torch.cat([codes[:SHOWN], probe[:SHOWN]])
+        probe = torch.cat([codes[:SHOWN], probe[: min(SHOWN, len(codes))]])
 
     def show(step: int) -> None:
         """Pictures so far, from the averaged generator."""

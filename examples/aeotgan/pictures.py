@@ -25,12 +25,12 @@ WIDTH = 1200  # pixels of a sheet, about
 def sheet(path: Path, images: Float[Tensor, "n c h w"], columns: int = 16, rows: Sequence[str] = ()) -> None:
     """Images, each pixel a square of whole screen pixels, grey ones as ink on paper; `rows` are names for the rows."""
     left, edge = (170, 10) if rows else (10, 10)  # screen pixels
-    n, c, h, w = images.shape
+    c, h, w = images.shape[1:]
     gap = max(1, h // 32)
-    shown = (1 - images if c == 1 else images).float().clamp(0, 1)
-    paper = np.pad(shown.numpy(), ((0, 0), (0, 0), (gap, gap), (gap, gap)), constant_values=1)
+    shown = whole_rows(images, columns).clamp(0, 1)
+    paper = np.pad((1 - shown if c == 1 else shown).numpy(), 3 * ((0, 0),) + 2 * ((gap, gap),), constant_values=1)
     h, w = h + 2 * gap, w + 2 * gap
-    page = paper.reshape(n // columns, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(-1, columns * w, c)
+    page = paper.transpose(0, 3, 1, 4, 2).reshape(-1, columns * w, c)
     zoom = math.ceil(WIDTH / (columns * w))
     page = np.kron(page, np.ones((zoom, zoom, 1))).repeat(3 // c, 2)
     width, height = left + page.shape[1] + edge, page.shape[0] + 2 * edge
@@ -42,9 +42,15 @@ def sheet(path: Path, images: Float[Tensor, "n c h w"], columns: int = 16, rows:
     _save(figure, path)
 
 
+def whole_rows(images: Float[Tensor, "n c h w"], columns: int = 16) -> Float[Tensor, "r k c h w"]:
+    """The images in rows; empty paper where the last one lacks some."""
+    empty = images.new_full((-len(images) % columns, *images.shape[1:]), 0 if images.shape[1] == 1 else 1)
+    return torch.cat([images, empty]).float().unflatten(0, (-1, columns))
+
+
 def pairs(path: Path, above: Float[Tensor, "n c h w"], below: Float[Tensor, "n c h w"], names: tuple[str, str]) -> None:
     """Two sets of images, a row of the one above a row of the other."""
-    rows = torch.stack([images.float().unflatten(0, (-1, 16)) for images in (above, below)], 1)  # (r, 2, 16, c, h, w)
+    rows = torch.stack([whole_rows(above), whole_rows(below)], 1)  # (r, 2, 16, c, h, w)
     sheet(path, rows.flatten(0, 2), rows=names * len(rows))
 
 
