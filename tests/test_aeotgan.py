@@ -622,6 +622,13 @@ def test_nearest_images_are_the_nearest(channels):
     assert torch.equal(pictures.nearest(training[rows] + 0.01, training), training[rows])
 
 
+@pytest.mark.parametrize(("dim", "width"), [(1, 675), (2, 675), (3, 675), (8, 1350)])
+def test_codes_of_any_dimension_are_drawn(dim, width, tmp_path):
+    pictures.embedding(tmp_path / "codes.png", torch.randn(50, dim), torch.randn(20, dim))
+    with Image.open(tmp_path / "codes.png") as drawn:
+        assert drawn.width == width
+
+
 @pytest.mark.parametrize(("channels", "paper"), [(1, 0.0), (3, 1.0)])
 def test_rows_that_lack_images_end_in_empty_paper(channels, paper, tmp_path):
     """Who has few pictures holds out fewer than a row of them."""
@@ -631,6 +638,7 @@ def test_rows_that_lack_images_end_in_empty_paper(channels, paper, tmp_path):
     assert torch.equal(rows[0, :8], few)
     assert (rows[0, 8:] == paper).all()
     pictures.pairs(tmp_path / "pairs.png", few, few, ("above", "below"))
-    shown = np.asarray(Image.open(tmp_path / "pairs.png").convert("RGB"))
+    with Image.open(tmp_path / "pairs.png") as drawn:
+        shown = np.asarray(drawn.convert("RGB"))
     assert (shown[:, -200:] == 255).all()  # white, whatever stands for paper
     assert (shown[:, :700] < 255).any()

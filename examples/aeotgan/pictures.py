@@ -120,11 +120,12 @@ def curves(path: Path, records: list[dict[str, Any]]) -> None:
 
 def embedding(path: Path, real: Float[Tensor, "m d"], new: Float[Tensor, "n d"]) -> None:
     """Real and new codes in the planes of the real ones' leading principal directions (after Fig. 4 of the paper)."""
-    real, new = real[: len(new)].double(), new.double()
+    real, new = (torch.nn.functional.pad(z.double(), (0, max(0, 2 - z.shape[1]))) for z in (real[: len(new)], new))
     directions = torch.linalg.eigh(torch.cov(real.T)).eigenvectors.flip(1)[:, :4]
+    planes = ((0, 1), (2, 3))[: directions.shape[1] // 2]
     a, b = ((z - real.mean(0)) @ directions for z in (real, new))
-    figure = Figure(figsize=(9.0, 4.4), dpi=DPI, layout="constrained")
-    for ax, (i, j) in zip(figure.subplots(1, 2), ((0, 1), (2, 3)), strict=True):
+    figure = Figure(figsize=(4.5 * len(planes), 4.4), dpi=DPI, layout="constrained")
+    for ax, (i, j) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         ax.scatter(a[:, i], a[:, j], s=5, color=SOFT, linewidths=0, label="codes of images")
         ax.scatter(b[:, i], b[:, j], s=5, color=ACCENT, alpha=0.55, linewidths=0, label="new codes")
         ax.set(xticks=[], yticks=[], aspect="equal", xlabel=f"direction {i + 1}", ylabel=f"direction {j + 1}")
