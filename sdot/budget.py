@@ -16,7 +16,7 @@ from .solvers import Newton
 
 Range = tuple[float, float]  # least and most
 # What is known of Newton, at best and at worst; docs/choosing.md says from which runs
-EFFICIENCY, EFFICIENCY_EVEN = (1.25, 0.75), (14.0, 2.0)  # (m - 1) / (n chi^2), without and with evenly spread points
+EFFICIENCY, EFFICIENCY_EVEN = (1.25, 0.6), (14.0, 2.0)  # (m - 1) / (n tol), without and with evenly spread points
 START = (2, 6)  # samples a target before the efficiency is reached
 PASSES = (2, 10)  # times that an evenly spread point is assigned
 EDGES = (50, 300)  # edges a target, temporary copies counted
