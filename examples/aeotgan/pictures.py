@@ -20,6 +20,7 @@ import sdot
 INK, LINE, ACCENT, SOFT = sdot.plot.INK, sdot.plot.LINE, sdot.plot.ACCENT, sdot.plot.SOFT
 DPI = 150
 WIDTH = 1200  # pixels of a sheet, about
+PAPER = {1: 0.0, 3: 1.0}  # a pixel of empty paper, by channels: grey images are drawn as ink
 
 
 def sheet(path: Path, images: Float[Tensor, "n c h w"], columns: int = 16, rows: Sequence[str] = ()) -> None:
@@ -44,7 +45,7 @@ def sheet(path: Path, images: Float[Tensor, "n c h w"], columns: int = 16, rows:
 
 def whole_rows(images: Float[Tensor, "n c h w"], columns: int = 16) -> Float[Tensor, "r k c h w"]:
     """The images in rows; empty paper where the last one lacks some."""
-    empty = images.new_full((-len(images) % columns, *images.shape[1:]), 0 if images.shape[1] == 1 else 1)
+    empty = images.new_full((-len(images) % columns, *images.shape[1:]), PAPER[images.shape[1]])
     return torch.cat([images, empty]).float().unflatten(0, (-1, columns))
 
 
@@ -82,7 +83,7 @@ def epochs(path: Path, views: dict[str, Tensor], per_epoch: int, truth: Tensor |
     upper, lower = torch.stack([views[step].float().div(255) for step in steps]).unflatten(1, (2, -1)).unbind(1)  # (v, k, ...)
     if truth is None:
         return sheet(path, lower.flatten(0, 1), lower.shape[1], names)
-    paper = torch.full_like(upper[:1], 0.0 if upper.shape[2] == 1 else 1.0)
+    paper = torch.full_like(upper[:1], PAPER[upper.shape[2]])
     rows = torch.cat([truth.float()[None], upper, paper, lower])
     return sheet(path, rows.flatten(0, 1), upper.shape[1], ["ground truth", *names, "", *(f"new, {name}" for name in names)])
 
