@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from . import _checks, kernels
 
+FAR = 8.0  # spreads from the origin at which scores would lose a digit
+
 
 class BrenierMap(nn.Module):
     """The optimal map T = grad u_h, with u_h(x) = max_i <x, y_i> + h_i (Brenier, 1991).
@@ -27,6 +29,7 @@ class BrenierMap(nn.Module):
 
     points: Float[Tensor, "m d"]
     heights: Float[Tensor, " m"]
+    origin: Float[Tensor, " d"] | None  # where scores are taken from, so that they keep their digits
 
     def __init__(self, points: Any, heights: Any, *, backend: str = "auto") -> None:
         super().__init__()
@@ -37,6 +40,7 @@ class BrenierMap(nn.Module):
             raise ValueError("heights must be numbers or -inf, at least one of them finite; look at what computed them.")
         self.register_buffer("points", points)
         self.register_buffer("heights", heights)
+        self.register_buffer("origin", _far_centre(points), persistent=False)
         self.backend = backend
 
     @property
@@ -65,8 +69,9 @@ class BrenierMap(nn.Module):
             eps: Temperature, in the units of <x, y>.
         """
         z = self._queries(x)
-        y = kernels.precise(self.points)
-        return _checks.as_given(x, kernels.soft_average(z.to(y), y, self.heights, eps, backend=self.backend).to(z))
+        y, origin = self._scored()
+        average = kernels.soft_average(z.to(y), y, self.heights, eps, backend=self.backend)
+        return _checks.as_given(x, (average if origin is None else average + origin).to(z))
 
     def extra_repr(self) -> str:
         return f"{self.points.shape[0]} points in R^{self.dim}"
@@ -78,6 +83,21 @@ class BrenierMap(nn.Module):
         return _checks.same_kind("x", z, "the map", self.points)
 
     def _top(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        y, origin = self._scored()
+        x = x.to(y)
+        value, index = kernels.topk(x, y, self.heights, backend=self.backend)
+        return value[:, 0] if origin is None else value[:, 0] + x @ origin, index[:, 0]
+
+    def _scored(self) -> tuple[Float[Tensor, "m d"], Float[Tensor, " d"] | None]:
+        """The points less the origin, in the dtype in which they are scored, and the origin."""
         y = kernels.precise(self.points)
-        value, index = kernels.topk(x.to(y), y, self.heights, backend=self.backend)
-        return value[:, 0], index[:, 0]
+        origin = None if self.origin is None else self.origin.to(y)
+        return (y if origin is None else y - origin), origin
+
+
+def _far_centre(points: Float[Tensor, "m d"]) -> Float[Tensor, " d"] | None:
+    """The mean of points that are far from the origin, measured by their spread."""
+    y = points.to(_checks.precise(points.device))
+    mean = y.mean(0)
+    spread = (y - mean).square().sum(1).mean().sqrt()
+    return mean.to(points) if mean.norm() > FAR * spread else None
