@@ -27,7 +27,7 @@ class Certificate:
     Attributes:
         chi2: Unbiased estimate of sum_i (w_i - nu_i)^2 / nu_i; may be slightly negative near zero, and is infinite if a target
             without weight is hit.
-        chi2_error: Its standard error.
+        chi2_error: Its standard error; where samples are few for light cells, what may hide there.
         tv_bound: Upper 95 % confidence bound on the total variation 1/2 sum_i |w_i - nu_i| <= 1/2 sqrt(chi^2): the share of
             mass that goes to the wrong target.
         empty_cells: Cells with weight that no sample hit.
@@ -144,6 +144,9 @@ def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"], samples:
     The kernel is 1[i = i'] / nu_i - 1 for the cells i, i' of two samples. With r_i = w_i / nu_i the variance of its
     projection is zeta_1 = E_w r^2 - (E_w r)^2 and its own zeta_2 = sum_i r_i^2 - (sum_i w_i r_i)^2; both are estimated from
     products of falling factorials of the counts.
+
+    Of a light cell that holds one sample's mass, far too much for it, counts hardly ever tell: it takes two hits. So the error
+    is no less than what that mass adds to chi^2, (1 / n)^2 / nu, in a cell that is lighter than three quarters of them.
     """
     n = float(samples)
     if n < 4:
@@ -154,4 +157,5 @@ def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"], samples:
     zeta1 = max(0.0, float((triples / nu**2).sum()) - first**2)
     zeta2 = max(0.0, second - first**2, len(nu) - 1)
     variance = (4 * (n - 2) * zeta1 + 2 * zeta2) / (n * (n - 1))
-    return first - 1, math.sqrt(variance)
+    light = float(nu.kthvalue(math.ceil(len(nu) / 4)).values)
+    return first - 1, max(math.sqrt(variance), (1 / light - 1) / n**2)

@@ -201,6 +201,21 @@ def test_tv_bound_covers_stray_mass(m: int):
     assert sum(bound >= tv for bound in bounds) >= 95 - 2 * math.sqrt(100 * 0.95 * 0.05)
 
 
+@pytest.mark.parametrize("n", [1000, 2000, 4000])
+def test_light_cells_that_few_samples_can_tell_of_are_an_error(n: int):
+    """One cell has nearly everything. The others hold ten times their weight, too little for one of them to be hit twice."""
+    m, nu = 200, 1e-6
+    t = torch.arange(1.0, m + 1, dtype=torch.float64) / m
+    light = torch.full((m - 1,), nu, dtype=torch.float64)
+    ends = torch.cat([cf.real([1 - 10 * (m - 1) * nu]), 10 * light]).cumsum(0)[:-1]
+    h = torch.cat([cf.real([0.0]), -(ends * t.diff()).cumsum(0)])
+    p = cf.problem(sdot.UniformCube(1), t[:, None], torch.cat([cf.real([1 - (m - 1) * nu]), light]), h, None)
+    certificates = [judge(p, n, seed) for seed in range(20)]
+    exact = (m - 1) * 81 * nu
+    assert all(abs(c.chi2 - exact) <= 2 * c.chi2_error for c in certificates if c.chi2 < 1)
+    assert min(c.chi2_error for c in certificates) >= (1 / nu - 1) / n**2
+
+
 def test_one_target():
     p = cf.dirac(sdot.UniformCube(1), 0.5 * cf.ONE)
     c = judge(p, 1000)
