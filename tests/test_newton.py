@@ -293,13 +293,54 @@ def test_annealing_does_not_move_what_it_has_no_evidence_of():
     y = torch.tensor([[0.0], [1.0], [1000.0]], dtype=torch.float64)
     target = sdot.DiscreteMeasure(y, torch.tensor([0.5 - 5e-7, 0.5 - 5e-7, 1e-6], dtype=torch.float64))
     h = torch.tensor([0.0, 0.5, -1e6], dtype=torch.float64)
-    new, hardness, behind = annealing.anneal(h, target, [reals(2000, 1, seed=15)], 1.0)
+    after = annealing.anneal(h, target, [reals(2000, 1, seed=15)], 1.0)
     p = kernels.soft_mass(reals(2000, 1, seed=15), y, h, 1.0)
-    moved = new - h
+    moved = after.heights - h
     assert float(moved[1] - moved[0]) == pytest.approx(float((p[0] / p[1]).log()), rel=0.01)
     assert abs(float(moved[2] - target.weights @ moved)) < 0.5  # log(nu / p) is infinite there
-    assert 0.5 < hardness < 1
-    assert behind == 0  # of the last cell nothing is known
+    assert 0.5 < after.hardness < 1
+    assert after.behind == 0  # of the last cell nothing is known
+    assert after.missed == 0  # and the other two are hit
+
+
+def scattered(m, d, spread=2.0, seed=0):
+    """Weights that differ from neighbour to neighbour, by factors of hundreds."""
+    return sdot.DiscreteMeasure(reals(m, d, seed=seed), (spread * reals(m, seed=seed + 1)).softmax(0))
+
+
+def test_light_cells_between_heavy_ones_get_their_share():
+    """They are among nobody's foremost, so sharing a sample among those alone would leave them with nothing."""
+    target, x = scattered(400, 1), reals(4000, 1, seed=3)
+    h = -0.5 * target.points[:, 0].square()
+    for eps in (0.5, 0.25, 0.12, 0.06, 0.03, 0.015):
+        after = annealing.anneal(h, target, [x[:1500], x[1500:]], eps)
+        assert after.behind < 0.1
+        h = after.heights
+    assert 0.3 < after.missed < 1  # most that are due are still hidden: the start must go on
+    mass = kernels.soft_mass(x, target.points, h, 0.015)
+    assert float(((mass - target.weights).square() / target.weights).sum()) < 0.3
+
+
+def test_heights_on_a_line_are_those_of_quantiles():
+    """A cube's samples at the centres of n cells: the law is known, so the heights are, and every cell has its mass."""
+    direction = torch.nn.functional.normalize(reals(1, 5, seed=2), dim=1)
+    t, nu = reals(30, seed=4), reals(30, seed=5).softmax(0)
+    target = sdot.DiscreteMeasure(3.0 + t[:, None] * direction, nu)
+    s = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    x = s[torch.randperm(100_000, generator=seeded(6)), None] * direction + 0.1 * reals(1, 5, seed=7)
+    h = annealing.line_heights(target, x.split(30_000))
+    w = sdot.semidual.cell_mass(h, target, x)
+    torch.testing.assert_close(w, nu, atol=1.1e-5, rtol=0)
+
+
+def test_only_targets_on_a_line_are_taken_for_such():
+    y, x = reals(30, 1, seed=4) * reals(1, 5, seed=2), [reals(1000, 5, seed=3)]
+    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y), x) is not None
+    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y + 1e-7 * reals(30, 5)), x) is not None
+    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y + 1e-3 * reals(30, 5)), x) is None
+    close = y[0] + 1e-6 * y  # off by less than a thousandth of the line's length, by more than what parts its targets
+    far = torch.cat([y, close + 1e-5 * reals(30, 5)])
+    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(far), x) is None
 
 
 def test_no_light_cluster_is_left_behind():

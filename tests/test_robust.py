@@ -124,12 +124,29 @@ def test_a_clump_is_solved(d: int):
 
 @pytest.mark.parametrize("source", [sdot.Gaussian(dim=8), sdot.UniformCube(8)], ids=["gaussian", "cube"])
 def test_targets_on_a_line(source: sdot.Source):
-    assert_solved(source, uniform(flat(100, 8, 1)), tol=0.1, max_samples=500_000)
+    assert_solved(source, uniform(flat(100, 8, 1)), tol=0.1, max_samples=10_000)
 
 
 @pytest.mark.parametrize("source", [sdot.Gaussian(dim=2), sdot.UniformCube(2)], ids=["gaussian", "cube"])
 def test_targets_on_a_line_of_the_plane(source: sdot.Source):
-    assert_solved(source, uniform(flat(100, 2, 1)), tol=0.1, max_samples=60_000)
+    assert_solved(source, uniform(flat(100, 2, 1)), tol=0.1, max_samples=10_000)
+
+
+def scattered(y: Tensor, spread: float) -> sdot.DiscreteMeasure:
+    """Weights that differ from neighbour to neighbour, log-normal."""
+    return sdot.DiscreteMeasure(y, (spread * normal(len(y), 1, seed=3, dtype=torch.float64)[:, 0]).softmax(0))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("d", [1, 2, 3, 8])
+def test_any_weights_on_a_line(d: int, spread: float):
+    """The line's own law is all there is to know: a hundred samples a target are plenty."""
+    assert_solved(sdot.Gaussian(dim=d), scattered(flat(400, d, 1), spread), tol=0.1, max_samples=60_000)
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0])
+def test_any_weights_in_the_plane(spread: float):
+    assert_solved(sdot.Gaussian(dim=2), scattered(normal(1000, 2), spread), tol=0.1, max_samples=120_000)
 
 
 @pytest.mark.parametrize("d", [3, 16])
@@ -192,8 +209,11 @@ def test_targets_far_from_the_origin(d: int):
 @pytest.mark.parametrize("d", GAUSSIAN)
 @pytest.mark.filterwarnings("ignore:.* target points repeat")
 def test_targets_far_from_the_origin_in_float32(d: int):
-    """Rounded to a lattice of 1/16 already, and in d = 8 the map's scores to 1/4: the certificate sees what that does."""
-    assert_honest(sdot.Gaussian(dim=d), uniform(normal(300, d) + 1e6), max_samples=300_000)
+    """Rounded to a lattice of 1/16: those are the targets, and scores are taken from their mean."""
+    solution, caught, fresh = finish(sdot.Gaussian(dim=d), uniform(normal(300, d) + 1e6), TOL, seed=0)
+    assert not [c for c in caught if c.category is sdot.ConvergenceWarning]
+    assert solution.converged
+    assert fresh.chi2 <= TOL + 4 * fresh.chi2_error
 
 
 @pytest.mark.parametrize("d", GAUSSIAN)

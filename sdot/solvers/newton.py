@@ -21,13 +21,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..measures import DiscreteMeasure, Draw
-from .annealing import anneal, gaussian_heights
+from .annealing import anneal, gaussian_heights, line_heights
 from .base import State, batch_chi2, centre, score_spread
 from .clusters import clusters, lift_clusters
 from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 LINGER = 0.9  # see `Newton.cooling`
+FROZEN = 0.95  # hardness beyond which a lower temperature changes nothing
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
@@ -80,7 +81,8 @@ class Newton:
     Attributes:
         cooling: Factor on the temperature, pass by pass; `LINGER` while more cells than `stragglers` are far too light.
         stragglers: A share of all cells.
-        anneal_until: The start ends when the mean largest soft weight passes this.
+        anneal_until: The start ends when the mean largest soft weight passes this,
+        hidden: and less than this share of the cells that are due some samples have none.
         first_batch: Samples of the first Newton step, per target.
         growth: Later steps draw this share of all samples so far.
         max_batch: Most samples of one step, per target.
@@ -99,6 +101,7 @@ class Newton:
     cooling: float = 0.5
     stragglers: float = 0.05
     anneal_until: float = 0.6
+    hidden: float = 0.3
     first_batch: float = 2.0
     growth: float = 0.2
     max_batch: float = 1000.0
@@ -112,20 +115,25 @@ class Newton:
     quasi_dim: int = 3
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
-        m = len(target)
+        m, even = len(target), self._even(draw)
         h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(target)))))
-        return NewtonState(
+        state = NewtonState(
             heights=centre(h, target),
             eps=0.5 * score_spread(target, draw),
             hardness=1 / m,
-            batch=max(1024, math.ceil((4 if self._even(draw) else 1) * m)),
-            cluster=torch.zeros_like(h, dtype=torch.int64) if self._even(draw) else clusters(target),
+            batch=max(1024, math.ceil((4 if even else 1) * m)),
+            cluster=torch.zeros_like(h, dtype=torch.int64) if even else clusters(target),
             edges=torch.zeros(2, 0, dtype=torch.int64, device=h.device),
             facets=h.new_zeros(0),
             exposure=h.new_zeros(m),
             hits=h.new_zeros(m),
             gaps=h.new_zeros(2, m),
         )
+        n = math.ceil(max(4 * m, state.batch, min(100.0 * m, samples_of_light(target))))
+        on_a_line = line_heights(target, (x for _, x in draw.even(n, 0)) if even else draw(n)) if m > 1 else None
+        if on_a_line is None:
+            return state
+        return replace(state, heights=centre(on_a_line, target), eps=0.0, batch=n, points=n if even else 0)
 
     def step(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         if len(target) == 1:
@@ -150,16 +158,16 @@ class Newton:
         n = max(few(target), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
         blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
-        h, hardness, behind = anneal(state.heights, target, blocks, state.eps)
-        done = hardness > self.anneal_until
+        after = anneal(state.heights, target, blocks, state.eps)
+        done = after.hardness > self.anneal_until and (after.missed < self.hidden or after.hardness > FROZEN)
         batch = math.ceil(self.first_batch * state.batch) if done and not even else state.batch
         return replace(
             state,
-            heights=h,
-            hardness=hardness,
+            heights=after.heights,
+            hardness=after.hardness,
             batch=batch,
             points=max(n, state.points) if even else 0,
-            eps=0.0 if done else (self.cooling if behind < self.stragglers else LINGER) * state.eps,
+            eps=0.0 if done else (self.cooling if after.behind < self.stragglers else LINGER) * state.eps,
         )
 
     def _newton(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
