@@ -102,6 +102,11 @@ _families = [
            lambda m, seed: _weighted(m, 64, 20, 8, 1.0, seed)),
     Family("weighted-16", 4000, "10 clusters in d = 16, weights over four powers of ten, alike within a cluster",
            lambda m, seed: _weighted(m, 16, 10, 16, 4.0, seed)),
+    Family("mixed-2", 2000, "uniform square, points of it, weights over four powers of ten, unlike among neighbours",
+           lambda m, seed: (sdot.UniformCube(2), sdot.DiscreteMeasure(
+               torch.rand(m, 2, generator=torch.Generator().manual_seed(seed)), clouds.uneven(m, 4.0, seed + 1)))),
+    Family("mixed-16", 4000, "10 clusters in d = 16, weights over four powers of ten, unlike among neighbours",
+           lambda m, seed: _gaussian(clouds.clusters(m, 16, 10, seed=seed), clouds.uneven(m, 4.0, seed + 1))),
     Family("far-64", 3000, "uniform cube, a flat Gaussian far from the origin in d = 64",
            lambda m, seed: (sdot.UniformCube(64), sdot.DiscreteMeasure.uniform(clouds.far_and_flat(m, 64, seed)))),
     Family("remote-16", 2000, "a Gaussian in d = 16 and far from it a cluster of 1 % of the mass",

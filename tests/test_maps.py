@@ -146,3 +146,22 @@ def test_float32_would_misplace_mass_in_the_plane():
     T = sdot.BrenierMap(y, h)
     assert torch.equal(T.cell(x), nearest)
     assert T(x).dtype == T.potential(x).dtype == T.soft(x[:16], 1e-5).dtype == torch.float32
+
+
+@pytest.mark.parametrize("d", [5, 16])
+def test_far_points_are_told_apart_in_float32(d: int):
+    """Scores around 1e6 would be rounded to 1/16; from the mean of the points they keep their digits, as in float64."""
+    generator = torch.Generator().manual_seed(0)
+    points = 1e6 + torch.randint(-8, 9, (200, d), generator=generator).float()  # exact in float32
+    h = torch.randn(200, generator=generator, dtype=torch.float64)
+    x = torch.randn(3000, d, generator=generator)
+    T, exact = sdot.BrenierMap(points, h), sdot.BrenierMap(points.double(), h)
+    assert float((T.cell(x) == exact.cell(x.double())).double().mean()) > 0.9999
+    plain = sdot.kernels.topk(x, points, h)[1][:, 0]
+    assert float((plain == exact.cell(x.double())).double().mean()) < 0.99
+    torch.testing.assert_close(T.potential(x).double(), exact.potential(x.double()), rtol=1e-6, atol=2.0)
+    z = x[:5].clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(T.potential(z).sum(), z)[0], T(x[:5]))
+    torch.testing.assert_close(T.soft(x, 2.0), exact.soft(x.double(), 2.0).float())
+    assert sdot.BrenierMap(points - 1e6, h).origin is None
+    assert "origin" not in T.state_dict()
