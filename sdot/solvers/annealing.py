@@ -18,7 +18,7 @@ SHARERS = 8  # cells that a sample is shared among in the end
 PART = 0.3  # of its weight that nearly every sample must have there by then
 PROBED = 256  # samples that tell how the weights are spread
 BEHIND = 0.05  # a cell that holds less than this share of its weight has not arrived
-STARVED = 0.05  # share of such cells that is too many for samples to be shared among the foremost alone
+STARVED = 0.1  # share of such cells that is too many for samples to be shared among the foremost alone
 FLAT = 1e-4  # of the length of a line, how far from it targets on it may be at most
 DUE = 2  # samples that a cell must be due before it counts as missed
 
