@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from . import _checks
 from .maps import BrenierMap
-from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed
+from .measures import DiscreteMeasure, Draw, Source, check_same_space, draw_seed, samples_of_light
 from .semidual import kantorovich
 
 QUANTILE = 2.02  # (q - k) / sqrt(2 k) for the 95 % quantile q of a chi-square law is at most this, whatever k
@@ -157,5 +157,4 @@ def chi2_and_error(count: Float[Tensor, " m"], nu: Float[Tensor, " m"], samples:
     zeta1 = max(0.0, float((triples / nu**2).sum()) - first**2)
     zeta2 = max(0.0, second - first**2, len(nu) - 1)
     variance = (4 * (n - 2) * zeta1 + 2 * zeta2) / (n * (n - 1))
-    light = float(nu.kthvalue(math.ceil(len(nu) / 4)).values)
-    return first - 1, max(math.sqrt(variance), (1 / light - 1) / n**2)
+    return first - 1, max(math.sqrt(variance), (samples_of_light(nu) - 1) / n**2)

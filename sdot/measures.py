@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -222,6 +223,11 @@ class DiscreteMeasure:
         """The part of the measure on some of its points, its weights divided by their sum."""
         weights = self.weights[index]
         return _unchecked(self.points[index], weights / weights.sum())
+
+
+def samples_of_light(weights: Float[Tensor, " m"]) -> float:
+    """Samples until a cell that is lighter than three quarters of them should be hit."""
+    return 1 / float(weights.kthvalue(math.ceil(len(weights) / 4)).values)
 
 
 def _unchecked(points: Tensor, weights: Tensor) -> DiscreteMeasure:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..measures import DiscreteMeasure, Draw
+from ..measures import DiscreteMeasure, Draw, samples_of_light
 from .annealing import anneal, gaussian_heights, line_heights
 from .base import State, batch_chi2, centre, score_spread
 from .clusters import clusters, lift_clusters
@@ -28,6 +28,7 @@ from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 LINGER = 0.9  # see `Newton.cooling`
+ON_A_LINE = 100.0  # samples a target that its quantiles are taken from at most
 FROZEN = 0.95  # hardness beyond which a lower temperature changes nothing
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
@@ -129,7 +130,7 @@ class Newton:
             hits=h.new_zeros(m),
             gaps=h.new_zeros(2, m),
         )
-        n = math.ceil(max(4 * m, state.batch, min(100.0 * m, samples_of_light(target))))
+        n = math.ceil(max(4 * m, state.batch, min(ON_A_LINE * m, samples_of_light(target.weights))))
         on_a_line = line_heights(target, (x for _, x in draw.even(n, 0)) if even else draw(n)) if m > 1 else None
         if on_a_line is None:
             return state
@@ -151,7 +152,7 @@ class Newton:
 
     def _detail(self, target: DiscreteMeasure) -> int:
         room = LOOKED_BYTES / (4 * target.dim + 12 * self.neighbours)
-        return math.ceil(self.detail * max(len(target), min(samples_of_light(target), room)))
+        return math.ceil(self.detail * max(len(target), min(samples_of_light(target.weights), room)))
 
     def _anneal(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         # a sample tells of about 1 / hardness cells, so the first passes need few
@@ -296,14 +297,9 @@ class Newton:
         )
 
 
-def samples_of_light(target: DiscreteMeasure) -> float:
-    """Samples until a cell that is lighter than three quarters of them should be hit."""
-    return 1 / float(target.weights.kthvalue(math.ceil(len(target) / 4)).values)
-
-
 def few(target: DiscreteMeasure) -> int:
     """Samples that do for a rough answer: with more, it would be much of what a small problem needs."""
-    return min(1024, max(256, math.ceil(samples_of_light(target) / 4)))
+    return min(1024, max(256, math.ceil(samples_of_light(target.weights) / 4)))
 
 
 def shortened(
