@@ -85,13 +85,15 @@ def _delaunay(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Qhull joggles the points in their last digits, always alike: where many lie on one sphere, as in a grid, their simplices
     would have one and the same function.
     """
-    if c.shape[1] == 1:
+    (m, d), middle = c.shape, c.mean(0)
+    if m <= d or torch.linalg.matrix_rank(c - middle, rtol=1e-10) < d:
+        raise ValueError(f"{m} centres that do not span R^{d} cannot be triangulated; take another rule.")
+    if d == 1:
         order = c[:, 0].argsort()
         low, high = c[order[:-1], 0], c[order[1:], 0]
         return torch.stack([order[:-1], order[1:]], 1), (low + high)[:, None], -low * high
-    middle = c.mean(0)
-    if len(c) <= c.shape[1] or torch.linalg.matrix_rank(c - middle, rtol=1e-10) < c.shape[1]:
-        raise ValueError(f"{len(c)} centres that do not span R^{c.shape[1]} cannot be triangulated; take another rule.")
+    if m == d + 1:  # which Qhull refuses
+        return torch.arange(m)[None], c.new_zeros(1, d), c.new_zeros(1)
     mesh = Delaunay((c - middle).numpy(), qhull_options="QJ Qbb Pp")
     plane = torch.from_numpy(mesh.equations)  # <plane, (x, z, 1)> = 0 on a facet of the lifted points
     slopes, offsets = -plane[:, :-2] / plane[:, -2:-1], -plane[:, -1] / plane[:, -2]

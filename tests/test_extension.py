@@ -151,6 +151,18 @@ def test_on_the_line_it_interpolates():
     np.testing.assert_allclose(S(x)[:, 0], np.where(gap, p.map(x)[:, 0], expected), atol=1e-12)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_the_fewest_centres_make_one_simplex(d):
+    y, c = cf.reals(d + 1, d, seed=1), cf.reals(d + 1, d, seed=2)
+    T = sdot.BrenierMap(y, -(y * c).sum(1))
+    x = (cf.reals(500, d + 1, seed=3).softmax(1)) @ c
+    S = sdot.PiecewiseLinearMap(T, c, sdot.rips_complex(y, 100.0, max_dim=d), "barycentric")
+    weight = sdot.barycentric_coordinates(x, c.expand(500, -1, -1))
+    torch.testing.assert_close(S(x), weight @ y if weight.dim() == 2 else (weight[:, None] @ y)[:, 0])
+    with pytest.raises(ValueError, match="do not span"):
+        sdot.PiecewiseLinearMap(sdot.BrenierMap(y[:d], T.heights[:d]), c[:d], sdot.rips_complex(y[:d], 100.0), "barycentric")
+
+
 @pytest.mark.parametrize(("n", "d"), [(6, 2), (4, 3), (3, 4)])
 @pytest.mark.parametrize("rule", ["barycentric", "project"])
 def test_where_centres_are_the_targets_it_is_the_identity(n, d, rule):
