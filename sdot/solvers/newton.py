@@ -1,6 +1,7 @@
 """The default solver: an annealed start, then Newton steps on Monte-Carlo estimates, each as long as its evidence allows.
 
-1. *Start.* The Brenier potential between the Gaussians that have the moments of source and target.
+1. *Start.* The Brenier potential between the Gaussians that have the moments of source and target. Targets on a line have
+   a better one, the quantiles of a sample, and go on at 3.
 2. *Anneal* (`annealing`). Sinkhorn steps at a temperature that falls until most samples belong to one cell.
 3. *Newton.* The samples that are assigned to cells also show the Hessian (`laplacian`): L s = nu - w_hat. The batch says how
    large the error is (signal) and how noisy it is, and signal / (signal + noise) is the best length for the step, a scalar
@@ -14,6 +15,7 @@ The derivation, and what was tried and left out, are in docs/solver.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -131,7 +133,7 @@ class Newton:
             gaps=h.new_zeros(2, m),
         )
         n = math.ceil(max(4 * m, state.batch, min(ON_A_LINE * m, samples_of_light(target.weights))))
-        on_a_line = line_heights(target, (x for _, x in draw.even(n, 0)) if even else draw(n)) if m > 1 else None
+        on_a_line = line_heights(target, self._blocks(draw, n)) if m > 1 else None
         if on_a_line is None:
             return state
         return replace(state, heights=centre(on_a_line, target), eps=0.0, batch=n, points=n if even else 0)
@@ -150,6 +152,10 @@ class Newton:
     def _even(self, draw: Draw) -> bool:
         return 0 < draw.even_dim <= self.quasi_dim
 
+    def _blocks(self, draw: Draw, n: int, seen: int = 0) -> Iterable[Float[Tensor, "b d"]]:
+        """Evenly spread points, of which so many have been seen, or independent ones."""
+        return (x for _, x in draw.even(n, seen)) if self._even(draw) else draw(n)
+
     def _detail(self, target: DiscreteMeasure) -> int:
         room = LOOKED_BYTES / (4 * target.dim + 12 * self.neighbours)
         return math.ceil(self.detail * max(len(target), min(samples_of_light(target.weights), room)))
@@ -158,8 +164,7 @@ class Newton:
         # a sample tells of about 1 / hardness cells, so the first passes need few
         n = max(few(target), math.ceil(min(1.0, 4 * state.hardness) * state.batch))
         even = self._even(draw)
-        blocks = (x for _, x in draw.even(n, state.points)) if even else draw(n)
-        after = anneal(state.heights, target, blocks, state.eps)
+        after = anneal(state.heights, target, self._blocks(draw, n, state.points), state.eps)
         done = after.hardness > self.anneal_until and (after.missed < self.hidden or after.hardness > FROZEN)
         batch = math.ceil(self.first_batch * state.batch) if done and not even else state.batch
         return replace(
