@@ -338,9 +338,8 @@ def test_only_targets_on_a_line_are_taken_for_such():
     assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y), x) is not None
     assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y + 1e-7 * reals(30, 5)), x) is not None
     assert annealing.line_heights(sdot.DiscreteMeasure.uniform(y + 1e-3 * reals(30, 5)), x) is None
-    close = y[0] + 1e-6 * y  # off by less than a thousandth of the line's length, by more than what parts its targets
-    far = torch.cat([y, close + 1e-5 * reals(30, 5)])
-    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(far), x) is None
+    close = y[0] + 1e-6 * y + 1e-5 * reals(30, 5)  # nearly on the line, but off it by more than what parts these targets
+    assert annealing.line_heights(sdot.DiscreteMeasure.uniform(torch.cat([y, close])), x) is None
 
 
 def test_no_light_cluster_is_left_behind():

@@ -140,7 +140,7 @@ def scattered(y: Tensor, spread: float) -> sdot.DiscreteMeasure:
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("d", [1, 2, 3, 8])
 def test_any_weights_on_a_line(d: int, spread: float):
-    """The line's own law is all there is to know: a hundred samples a target are plenty."""
+    """The line's own law is all there is to know: 150 samples a target are plenty."""
     assert_solved(sdot.Gaussian(dim=d), scattered(flat(400, d, 1), spread), tol=0.1, max_samples=60_000)
 
 
