@@ -15,7 +15,9 @@ from ..measures import DiscreteMeasure
 from ._loops import loops
 
 MOST_COUNTED = 8  # hits of a cell that are counted one by one
+BELIEVED = 10  # hits of light cells together before those say by how much their soft hits are wrong
 SOFT_NOISE = 0.7  # of soft hits, which are less noisy than hits and a little wrong, as one counts them
+CAUTIOUS = 0.05  # share of its hits that a cell rises to by the tail of its deficits
 SURE = 15.0  # deviance of a cell's count beyond which its error is no accident, among any number of cells
 
 
@@ -95,7 +97,8 @@ def smoothed_mass(
 
     A hit is 0 or 1; a sample's soft hits, at temperature delta, say the same with far less noise and a bias of the order of
     delta. Where a cell should have few hits, b = n nu / (n nu + smoothing) is small and noise matters:
-    w = b (share of hits) + (1 - b) (mean soft hit), the latter kept to what the hits do not contradict.
+    w = b (share of hits) + (1 - b) (mean soft hit). A light cell between heavy ones has more soft hits than hits, so the soft
+    hits are kept to what a cell's own hits do not contradict, and scaled to where light cells together have as many as hits.
     """
     nu, looked = target.weights, len(seen.value)
     n = int(seen.count.sum())
@@ -106,6 +109,7 @@ def smoothed_mass(
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()
     mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
+    mean_soft *= ((1 - b) @ hits + BELIEVED / n) / ((1 - b) @ mean_soft + BELIEVED / n)
     mass = b * hits + (1 - b) * mean_soft
     # a sample that is looked at adds t / looked with t = b (looked / n) [hit] + (1 - b) soft, one of the others b [hit] / n
     share = looked / n
@@ -187,21 +191,47 @@ def raise_stranded(
     missed: Bool[Tensor, " m"],
     target: DiscreteMeasure,
     seen: Look,
-    delta: float,
+    delta: float | None,
 ) -> Float[Tensor, " m"]:
     """Raise the cells that should have been hit by now and were not, until they would be.
 
-    A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise:
-    to where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are half of those it should have, which leaves the
-    rest to later steps. That is the other half of a Sinkhorn iteration, on the side of the targets. No step raises it beyond
-    0.7 of the hits that it should have: the ridge of the Newton system knows nothing of how small a cell is.
+    A cell without hits has no facets, so no Newton step sees it. Its deficits u(x) - h_i - <x, y_i> say how far it must rise to
+    win samples, while the cells that have them now take their steps. No step raises it beyond 0.7 of the hits that it should
+    have: the ridge of the Newton system knows nothing of how small a cell is. Where the next step looks at the same samples
+    (delta is None) it rises as far as that.
+
+    New samples are won by chance, and to win too many costs more than to win none. So it rises only to where it should win
+    some, the larger of two guesses. One is where the blurred hits sum_x exp((h_i + <x, y_i> - u(x)) / delta) are half of those
+    that it should have, the other half of a Sinkhorn iteration, on the side of the targets. The other takes the least deficits
+    for the tail of an exponential law (Hill, 1975), and follows it to `CAUTIOUS` of those hits: further than the first where
+    deficits fall off faster than by delta, as they do for light cells between heavy ones.
     """
     stranded = missed.nonzero()[:, 0]
     y, nu, n = target.points[stranded], target.weights[stranded], len(seen.x)
-    captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
-    wanted = delta * (0.5 * n * nu).log() - captured - h[stranded]
     due = (0.7 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
-    best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], int(due.max()))
+    best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], min(n, MOST_COUNTED))
     rise = step[seen.index[sample, 0]] - best.to(step) - h[stranded, None]  # at which it wins a sample, whose cell rises too
-    enough = rise.sort(dim=1).values.gather(1, due[:, None] - 1)[:, 0]
-    return step.index_copy(0, stranded, torch.minimum(torch.maximum(step[stranded], wanted), enough))
+    rise = rise.sort(dim=1).values
+    rises = enough = rise.gather(1, due[:, None] - 1)[:, 0]
+    if delta is not None:
+        captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
+        blurred = delta * (0.5 * n * nu).log() - captured - h[stranded]
+        scale = (rise[:, -1:] - rise).sum(1) / max(1, rise.shape[1] - 1)
+        tail = rise[:, -1] + scale * (CAUTIOUS * n * nu / rise.shape[1]).clamp_max(1).log()
+        rises = torch.minimum(torch.maximum(blurred, tail), enough)
+    return step.index_copy(0, stranded, torch.minimum(torch.maximum(step[stranded], rises), enough))
+
+
+def lower_overfull(
+    h: Float[Tensor, " m"], over: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
+) -> Float[Tensor, " m"]:
+    """Lower cells to where each would keep as many of its samples as are due, those by which it is the best by most."""
+    own = over.index_select(0, seen.index[:, 0]).nonzero()[:, 0]
+    margin, order = (seen.value[own, 0] - seen.value[own, 1]).to(h).sort(descending=True)
+    cell, order = seen.index[own[order], 0].sort(stable=True)
+    margin = margin[order]
+    cell, count = torch.unique_consecutive(cell, return_counts=True)
+    kept = torch.minimum((len(seen.x) * target.weights[cell]).round().long(), count - 1)
+    place = count.cumsum(0) - count + kept  # of the first that is given away
+    above = torch.where(kept > 0, margin[(place - 1).clamp_min(0)], 2 * margin[place])
+    return h.index_add(0, cell, -(margin[place] + above) / 2)

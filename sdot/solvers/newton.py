@@ -19,19 +19,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..measures import DiscreteMeasure, Draw, samples_of_light
 from .annealing import anneal, gaussian_heights, line_heights
 from .base import State, batch_chi2, centre, score_spread
 from .clusters import clusters, lift_clusters
-from .evidence import Look, correct_overfull, kalman_gain, look, mean_gap, pair_gap, raise_stranded, smoothed_mass, typical_jump
+from .evidence import (
+    Look,
+    correct_overfull,
+    kalman_gain,
+    look,
+    lower_overfull,
+    mean_gap,
+    pair_gap,
+    raise_stranded,
+    smoothed_mass,
+    typical_jump,
+)
 from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
 
 LINGER = 0.9  # see `Newton.cooling`
 ON_A_LINE = 100.0  # samples a target that its quantiles are taken from at most
 FROZEN = 0.95  # hardness beyond which a lower temperature changes nothing
+EVEN = 0.1  # part of the smoothing that evenly spread points want, which have less noise
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
@@ -191,7 +203,7 @@ class Newton:
         gain = kalman_gain(signal, n * target.weights, self.smoothing)
         direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        step = self._raise(state, length * direction, target, seen, gap)
+        step = self._raise(state, length * direction, target, seen, float(gap.median()))
         step = lift_clusters(state.heights, step, state.cluster, seen, target)
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
@@ -220,18 +232,20 @@ class Newton:
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, gap, soft = self._learn(state, seen, target, self.layer)
-        mass, _ = smoothed_mass(seen, target, soft, self.smoothing)
+        mass, _ = smoothed_mass(seen, target, soft, EVEN * self.smoothing)
         part = (mass - nu).square() / nu
         residual = float(part.sum())
         limit = max(state.residual, floor) if n == state.judged else 10 * max(state.residual, state.chi2)
         if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
             state = replace(state, points=n)
             if state.passes < MOST_PASSES:
-                return replace(state, trial=shortened(state.heights, h, mass, nu, part > 0.1 * limit), passes=state.passes + 3)
+                over = (part > 0.1 * limit) & (halves.mean(0) > nu)
+                trial = lower_overfull(h, over, target, seen) if over.any() else torch.lerp(state.heights, h, 0.3)
+                return replace(state, trial=trial, passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, nu - mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        step = self._raise(state, length * direction, target, seen, gap)
+        step = self._raise(replace(state, heights=h), length * direction, target, seen, None)
         stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
         return replace(
@@ -283,12 +297,12 @@ class Newton:
         return newton_direction((state.edges, weight), ridge, residual - nu * residual.sum())
 
     def _raise(
-        self, state: NewtonState, step: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, gap: Float[Tensor, " l"]
+        self, state: NewtonState, step: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, delta: float | None
     ) -> Float[Tensor, " m"]:
         count = state.gaps[0]
         expected, recent = state.exposure * target.weights, count.sum() * target.weights
         missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
-        return raise_stranded(state.heights, step, missed, target, seen, float(gap.median())) if missed.any() else step
+        return raise_stranded(state.heights, step, missed, target, seen, delta) if missed.any() else step
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
@@ -305,19 +319,3 @@ class Newton:
 def few(target: DiscreteMeasure) -> int:
     """Samples that do for a rough answer: with more, it would be much of what a small problem needs."""
     return min(1024, max(256, math.ceil(samples_of_light(target.weights) / 4)))
-
-
-def shortened(
-    before: Float[Tensor, " m"],
-    h: Float[Tensor, " m"],
-    mass: Float[Tensor, " m"],
-    nu: Float[Tensor, " m"],
-    wrong: Bool[Tensor, " m"],
-) -> Float[Tensor, " m"]:
-    """Heights nearer to those before a step that did harm.
-
-    Mostly a few light cells did it, which rose far too much: then they alone go back, most of the way. Otherwise all do.
-    """
-    risen = wrong & (mass > nu) & (h > before)
-    kept = torch.where(risen, (nu / mass.clamp_min(1e-300)).sqrt().clamp(0.02, 0.5), 1.0 if risen.any() else 0.3)
-    return torch.lerp(before, h, kept)
