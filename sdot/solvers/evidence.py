@@ -109,14 +109,14 @@ def smoothed_mass(
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()
     mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
-    mean_soft *= ((1 - b) @ hits + BELIEVED / n) / ((1 - b) @ mean_soft + BELIEVED / n)
-    mass = b * hits + (1 - b) * mean_soft
-    # a sample that is looked at adds t / looked with t = b (looked / n) [hit] + (1 - b) soft, one of the others b [hit] / n
+    scale = ((1 - b) @ hits + BELIEVED / n) / ((1 - b) @ mean_soft + BELIEVED / n)
+    mass = b * hits + (1 - b) * scale * mean_soft
+    # a sample that is looked at adds t / looked, t = b (looked / n) [hit] + (1 - b) scale soft, one of the others b [hit] / n
     share = looked / n
-    t = (1 - b)[seen.index] * soft
+    t = ((1 - b) * scale)[seen.index] * soft
     t[:, 0] += share * b[seen.index[:, 0]]
     square = torch.zeros_like(nu).scatter_add_(0, cell, t.flatten().square()) / looked
-    mean = share * b * hits + (1 - b) * mean_soft
+    mean = share * b * hits + (1 - b) * scale * mean_soft
     variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
     return mass, variance / nu
 

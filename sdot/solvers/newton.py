@@ -131,12 +131,18 @@ class Newton:
 
     def init(self, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         m, even = len(target), self._even(draw)
-        h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(target)))))
-        state = NewtonState(
+        batch = max(1024, math.ceil((4 if even else 1) * m))
+        n = math.ceil(max(4 * m, batch, min(ON_A_LINE * m, samples_of_light(target.weights))))
+        h = line_heights(target, self._blocks(draw, n)) if m > 1 else None
+        on_a_line = h is not None
+        if h is None:
+            h = gaussian_heights(target, torch.cat(list(draw(4 * target.dim + few(target)))))
+        return NewtonState(
             heights=centre(h, target),
-            eps=0.5 * score_spread(target, draw),
+            eps=0.0 if on_a_line else 0.5 * score_spread(target, draw),
             hardness=1 / m,
-            batch=max(1024, math.ceil((4 if even else 1) * m)),
+            batch=n if on_a_line else batch,
+            points=n if on_a_line and even else 0,
             cluster=torch.zeros_like(h, dtype=torch.int64) if even else clusters(target),
             edges=torch.zeros(2, 0, dtype=torch.int64, device=h.device),
             facets=h.new_zeros(0),
@@ -144,11 +150,6 @@ class Newton:
             hits=h.new_zeros(m),
             gaps=h.new_zeros(2, m),
         )
-        n = math.ceil(max(4 * m, state.batch, min(ON_A_LINE * m, samples_of_light(target.weights))))
-        on_a_line = line_heights(target, self._blocks(draw, n)) if m > 1 else None
-        if on_a_line is None:
-            return state
-        return replace(state, heights=centre(on_a_line, target), eps=0.0, batch=n, points=n if even else 0)
 
     def step(self, state: NewtonState, target: DiscreteMeasure, draw: Draw) -> NewtonState:
         if len(target) == 1:
