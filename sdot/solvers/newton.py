@@ -204,7 +204,7 @@ class Newton:
         gain = kalman_gain(signal, n * target.weights, self.smoothing)
         direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        step = self._raise(state, length * direction, target, seen, float(gap.median()))
+        step = self._raise(state, length * direction, target, seen, gap)
         step = lift_clusters(state.heights, step, state.cluster, seen, target)
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
@@ -298,12 +298,20 @@ class Newton:
         return newton_direction((state.edges, weight), ridge, residual - nu * residual.sum())
 
     def _raise(
-        self, state: NewtonState, step: Float[Tensor, " m"], target: DiscreteMeasure, seen: Look, delta: float | None
+        self,
+        state: NewtonState,
+        step: Float[Tensor, " m"],
+        target: DiscreteMeasure,
+        seen: Look,
+        gap: Float[Tensor, " l"] | None,
     ) -> Float[Tensor, " m"]:
+        """Without gaps: the next step looks at the same samples."""
         count = state.gaps[0]
         expected, recent = state.exposure * target.weights, count.sum() * target.weights
         missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
-        return raise_stranded(state.heights, step, missed, target, seen, delta) if missed.any() else step
+        if not missed.any():
+            return step
+        return raise_stranded(state.heights, step, missed, target, seen, None if gap is None else float(gap.median()))
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
