@@ -1,6 +1,7 @@
 """The default solver's parts, each on its own: the Hessian, the linear system, the evidence of a batch, the start."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import sdot
 from benchmarks import problems
 from sdot import kernels
+from sdot.measures import Draw
 from sdot.solvers import _loops, annealing, clusters, evidence, laplacian, newton
 
 
@@ -215,6 +217,22 @@ def test_an_overfull_cell_is_mended_in_one_step_and_others_are_left_alone():
     assert -float(corrected[0]) == pytest.approx(w * math.log(w / 1e-4), rel=0.1)
 
 
+def test_soft_hits_of_light_cells_are_as_many_as_their_hits():
+    """A heavy cell among 50 light ones with four hits each: it blurs into them, and they have 11 soft hits each."""
+    light, hits, near, n = 50, 4, 80, 10_000
+    cell = torch.arange(1, light + 1)
+    own, beside = cell.repeat(hits), cell.repeat(near)
+    rest = n - len(own) - len(beside)
+    first = torch.cat([own, torch.zeros(len(beside) + rest, dtype=torch.int64)])
+    second = torch.cat([torch.zeros_like(own), beside, torch.ones(rest, dtype=torch.int64)])
+    share = torch.cat([torch.full((len(own),), 0.8), torch.full((len(beside),), 0.9), torch.ones(rest)]).double()
+    count = torch.stack([torch.bincount(first), torch.zeros(light + 1, dtype=torch.int64)])
+    seen = evidence.Look(count, reals(n, 2), torch.stack([first, second], 1), reals(n, 2))
+    target = sdot.DiscreteMeasure(reals(light + 1, 2), count[0].double() / n)
+    mass, _ = evidence.smoothed_mass(seen, target, torch.stack([share, 1 - share], 1), 4.0)
+    assert n * float(mass[1:].sum()) == pytest.approx(light * hits, rel=0.05)
+
+
 def test_gain_of_a_heavy_cell_is_that_of_an_average_and_a_light_cell_moves_a_little_more():
     """A batch of 1000 after 5000 samples whose chi^2 is at the limit: what has many hits is to be their mean, a sixth."""
     m, n = 10, 1000
@@ -275,6 +293,19 @@ def test_a_small_cell_rises_to_most_of_its_hits():
         assert hits == math.ceil(0.7 * 4000 * float(target.weights[3]))
 
 
+def test_an_empty_cell_rises_from_the_heights_that_were_looked_at():
+    """Those of the last step, which are not published yet, and not those before it: or it rises by both steps together."""
+    target, n, solver = uniform(50, 2, seed=15), 5000, newton.Newton()
+    draw = Draw(sdot.UniformCube(2), target.points, 0, 0)
+    empty = torch.arange(50) == 3
+    start = solver.init(target, draw)
+    before, trial = (torch.where(empty, start.heights - depth, start.heights) for depth in (100.0, 50.0))
+    after = solver._quasi(replace(start, eps=0.0, batch=n, points=n, heights=before, trial=trial), target, draw)
+    assert torch.equal(after.heights, trial)
+    seen = evidence.look(after.trial, target, draw.even(n, n), n, n, 3)
+    assert 1 <= int(seen.count.sum(0)[3]) < n / 10
+
+
 def test_cells_with_too_much_are_lowered_to_what_is_due():
     m, n = 20, 4000
     target, x = uniform(m, 2, seed=13), reals(n, 2, seed=14)
@@ -285,9 +316,11 @@ def test_cells_with_too_much_are_lowered_to_what_is_due():
     over = (torch.arange(m) == 3) | (torch.arange(m) == 5)
     before = evidence.look(h, target, blocks(x), n, n, 4)
     assert (before.count[0, over] > 50).all()
-    lower = evidence.lower_overfull(h, over, target, before)
-    assert torch.equal(lower[~over], h[~over])
-    assert evidence.look(lower, target, blocks(x), n, n, 4).count[0, over].tolist() == [2, 0]
+    assert evidence.lower_overfull(h, before.count[0] < 1, target, before) is None
+    for wrong in (over, over | (before.count[0] < n / m)):  # those with too little stay
+        lower = evidence.lower_overfull(h, wrong, target, before)
+        assert torch.equal(lower[~over], h[~over])
+        assert evidence.look(lower, target, blocks(x), n, n, 4).count[0, over].tolist() == [2, 0]
 
 
 def test_one_sample_on_a_facet_does_not_make_the_cell_stiff():

@@ -223,15 +223,22 @@ def raise_stranded(
 
 
 def lower_overfull(
-    h: Float[Tensor, " m"], over: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
-) -> Float[Tensor, " m"]:
-    """Lower cells to where each would keep as many of its samples as are due, those by which it is the best by most."""
-    own = over.index_select(0, seen.index[:, 0]).nonzero()[:, 0]
+    h: Float[Tensor, " m"], wrong: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
+) -> Float[Tensor, " m"] | None:
+    """Lower those of some cells that hold more than their due, to where each would keep only as many samples as that.
+
+    It keeps those by which it is the best by most. None where no cell holds more, among the samples looked at.
+    """
+    due, first = len(seen.x) * target.weights, seen.index[:, 0]
+    over = wrong & (torch.bincount(first, minlength=len(h)) > due)
+    own = over.index_select(0, first).nonzero()[:, 0]
+    if not len(own):
+        return None
     margin, order = (seen.value[own, 0] - seen.value[own, 1]).to(h).sort(descending=True)
-    cell, order = seen.index[own[order], 0].sort(stable=True)
+    cell, order = first[own[order]].sort(stable=True)
     margin = margin[order]
     cell, count = torch.unique_consecutive(cell, return_counts=True)
-    kept = torch.minimum((len(seen.x) * target.weights[cell]).round().long(), count - 1)
+    kept = torch.minimum(due[cell].round().long(), count - 1)
     place = count.cumsum(0) - count + kept  # of the first that is given away
     above = torch.where(kept > 0, margin[(place - 1).clamp_min(0)], 2 * margin[place])
     return h.index_add(0, cell, -(margin[place] + above) / 2)

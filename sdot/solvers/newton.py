@@ -240,8 +240,8 @@ class Newton:
         if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
             state = replace(state, points=n)
             if state.passes < MOST_PASSES:
-                over = (part > 0.1 * limit) & (halves.mean(0) > nu)
-                trial = lower_overfull(h, over, target, seen) if over.any() else torch.lerp(state.heights, h, 0.3)
+                lower = lower_overfull(h, part > 0.1 * limit, target, seen)
+                trial = torch.lerp(state.heights, h, 0.3) if lower is None else lower
                 return replace(state, trial=trial, passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, nu - mass)
