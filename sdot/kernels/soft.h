@@ -2,7 +2,8 @@
 
 #define ROWS 32 /* samples that share the reading of the targets; a multiple of GROUP */
 #define NEAR (1 << 20) /* bytes that a near cache holds */
-#define WHOLE (1 << 22) /* bytes of scores that are kept: whole rows where they fit, else a stretch, and a second sweep */
+#define KEPT (1 << 22)  /* bytes of scores that are kept, */
+#define WHOLE (1 << 24) /* or as many as this where they are whole rows then: cheaper than a second sweep (measured) */
 #define MOST_BLOCKS 16 /* blocks of samples that share a stretch of targets then */
 
 #if DOUBLE
@@ -150,8 +151,9 @@ int soft(const real *x, long n, long d, real scale, const real *y, const real *h
     long row = length * (long)sizeof(real), whole = row * GROUP <= WHOLE;
     long step = whole ? length : STRETCH / ((ROWS + d) * LANES * (long)sizeof(real)) * LANES + LANES;
     long wanted = d >= GROUP && row * d > NEAR ? ROWS : GROUP; /* reading the targets again costs more than keeping more scores */
-    long rows = !whole ? ROWS : row * wanted <= WHOLE ? wanted : WHOLE / (row * GROUP) * GROUP;
-    long most = whole ? 1 : WHOLE / (rows * d * (BYTES + (long)sizeof(real))) + 1, blocks = most < MOST_BLOCKS ? most : MOST_BLOCKS;
+    long fitting = row * wanted <= KEPT ? wanted : KEPT / (row * GROUP) * GROUP;
+    long rows = !whole ? ROWS : fitting ? fitting : GROUP;
+    long most = whole ? 1 : KEPT / (rows * d * (BYTES + (long)sizeof(real))) + 1, blocks = most < MOST_BLOCKS ? most : MOST_BLOCKS;
     long all = blocks * rows;
     real *s = aligned_alloc(BYTES, sizeof(real) * (rows * step + all * d * (WIDTH + 1)) + step / LANES * rows), cut = MANTISSA + 1;
     if (!s) return -1;
