@@ -135,9 +135,8 @@ def test_the_tree_follows_new_heights():
 @pytest.mark.parametrize("name", ["soft_potential", "soft_mass", "soft_average"])
 @pytest.mark.parametrize("eps", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("backend", ["blocked", "fused"])
-@pytest.mark.parametrize(
-    ("n", "m"), [*SIZES, (300, 9001), (3, 140_001), (3, 280_001)]
-)  # rows in a near cache; in a far one; two sweeps
+# whole rows, in a near cache and in a farther one; two sweeps
+@pytest.mark.parametrize(("n", "m"), [*SIZES, (300, 9001), (3, 140_001), (3, 280_001)])
 def test_soft_reductions_are_the_definition(name, n, m, eps, backend):
     x, y, h = problem(n, m, 3, torch.float64)
     h[0] = 2000.0 * eps  # a score far above the others must not overflow

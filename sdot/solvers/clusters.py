@@ -44,7 +44,7 @@ def clusters(target: DiscreteMeasure) -> Int[Tensor, " m"]:
 
 
 def lift_clusters(
-    h: Float[Tensor, " m"], step: Float[Tensor, " m"], cluster: Int[Tensor, " m"], seen: Look, target: DiscreteMeasure
+    step: Float[Tensor, " m"], cluster: Int[Tensor, " m"], seen: Look, target: DiscreteMeasure
 ) -> Float[Tensor, " m"]:
     """Beside the step, lift clusters of far too little mass to where they win half of the samples that they lack.
 
@@ -52,7 +52,7 @@ def lift_clusters(
     the k-th smallest of the deficits u(x) - max_i (h_i + <x, y_i>), i in the cluster, of the samples in other cells, k as many
     as it is to win.
     """
-    n, looked, first = int(seen.count.sum()), len(seen.x), seen.index[:, 0]
+    h, n, looked, first = seen.heights, int(seen.count.sum()), len(seen.x), seen.index[:, 0]
     due = torch.zeros(MOST, dtype=h.dtype, device=h.device).index_add_(0, cluster, n * target.weights)
     count = torch.zeros_like(due).index_add_(0, cluster, seen.count.sum(0).to(due))
     for k in ((count < LACKING * due) & (deviance(count, due) > SURE)).nonzero()[:, 0].tolist():

@@ -26,12 +26,14 @@ class Look:
     """What a sweep over samples saw.
 
     Attributes:
+        heights: At which it looked.
         count: Samples in each cell, one row for each set of samples.
         value: The best scores of some of the samples, decreasing.
         index: The cells that they belong to.
         x: Those samples.
     """
 
+    heights: Float[Tensor, " m"]
     count: Int[Tensor, "2 m"]
     value: Float[Tensor, "l k"]
     index: Int[Tensor, "l k"]
@@ -56,7 +58,7 @@ def look(
             count[half] += torch.bincount(index[:, 0], minlength=m)
             values.append(value)
             indices.append(index)
-    return Look(count, torch.cat(values), torch.cat(indices), torch.cat(samples))
+    return Look(h, count, torch.cat(values), torch.cat(indices), torch.cat(samples))
 
 
 def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
@@ -109,14 +111,15 @@ def smoothed_mass(
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()
     mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
-    scale = ((1 - b) @ hits + BELIEVED / n) / ((1 - b) @ mean_soft + BELIEVED / n)
-    mass = b * hits + (1 - b) * scale * mean_soft
-    # a sample that is looked at adds t / looked, t = b (looked / n) [hit] + (1 - b) scale soft, one of the others b [hit] / n
+    believed = BELIEVED / n
+    rest = (1 - b) * (((1 - b) @ hits + believed) / ((1 - b) @ mean_soft + believed))
+    mass = b * hits + rest * mean_soft
+    # a sample that is looked at adds t / looked, t = b (looked / n) [hit] + rest soft, one of the others b [hit] / n
     share = looked / n
-    t = ((1 - b) * scale)[seen.index] * soft
+    t = rest[seen.index] * soft
     t[:, 0] += share * b[seen.index[:, 0]]
     square = torch.zeros_like(nu).scatter_add_(0, cell, t.flatten().square()) / looked
-    mean = share * b * hits + (1 - b) * scale * mean_soft
+    mean = share * b * hits + rest * mean_soft
     variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
     return mass, variance / nu
 
@@ -186,7 +189,6 @@ def quantiles(value: Float[Tensor, " l"], weight: Float[Tensor, " l"]) -> list[l
 
 
 def raise_stranded(
-    h: Float[Tensor, " m"],
     step: Float[Tensor, " m"],
     missed: Bool[Tensor, " m"],
     target: DiscreteMeasure,
@@ -207,38 +209,36 @@ def raise_stranded(
     deficits fall off faster than by delta, as they do for light cells between heavy ones.
     """
     stranded = missed.nonzero()[:, 0]
-    y, nu, n = target.points[stranded], target.weights[stranded], len(seen.x)
+    h, y, nu, n = seen.heights[stranded], target.points[stranded], target.weights[stranded], len(seen.x)
     due = (0.7 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
     best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], min(n, MOST_COUNTED))
-    rise = step[seen.index[sample, 0]] - best.to(step) - h[stranded, None]  # at which it wins a sample, whose cell rises too
+    rise = step[seen.index[sample, 0]] - best.to(step) - h[:, None]  # at which it wins a sample, whose cell rises too
     rise = rise.sort(dim=1).values
     rises = enough = rise.gather(1, due[:, None] - 1)[:, 0]
     if delta is not None:
         captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
-        blurred = delta * (0.5 * n * nu).log() - captured - h[stranded]
+        blurred = delta * (0.5 * n * nu).log() - captured - h
         scale = (rise[:, -1:] - rise).sum(1) / max(1, rise.shape[1] - 1)
         tail = rise[:, -1] + scale * (CAUTIOUS * n * nu / rise.shape[1]).clamp_max(1).log()
-        rises = torch.minimum(torch.maximum(blurred, tail), enough)
+        rises = torch.maximum(blurred, tail)
     return step.index_copy(0, stranded, torch.minimum(torch.maximum(step[stranded], rises), enough))
 
 
-def lower_overfull(
-    h: Float[Tensor, " m"], wrong: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
-) -> Float[Tensor, " m"] | None:
+def lower_overfull(wrong: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look) -> Float[Tensor, " m"] | None:
     """Lower those of some cells that hold more than their due, to where each would keep only as many samples as that.
 
     It keeps those by which it is the best by most. None where no cell holds more, among the samples looked at.
     """
     due, first = len(seen.x) * target.weights, seen.index[:, 0]
-    over = wrong & (torch.bincount(first, minlength=len(h)) > due)
+    over = wrong & (torch.bincount(first, minlength=len(due)) > due)
     own = over.index_select(0, first).nonzero()[:, 0]
     if not len(own):
         return None
-    margin, order = (seen.value[own, 0] - seen.value[own, 1]).to(h).sort(descending=True)
+    margin, order = (seen.value[own, 0] - seen.value[own, 1]).to(due).sort(descending=True)
     cell, order = first[own[order]].sort(stable=True)
     margin = margin[order]
     cell, count = torch.unique_consecutive(cell, return_counts=True)
     kept = torch.minimum(due[cell].round().long(), count - 1)
     place = count.cumsum(0) - count + kept  # of the first that is given away
     above = torch.where(kept > 0, margin[(place - 1).clamp_min(0)], 2 * margin[place])
-    return h.index_add(0, cell, -(margin[place] + above) / 2)
+    return seen.heights.index_add(0, cell, -(margin[place] + above) / 2)

@@ -205,7 +205,7 @@ class Newton:
         direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
-        step = lift_clusters(state.heights, step, state.cluster, seen, target)
+        step = lift_clusters(step, state.cluster, seen, target)
         wanted = max(n, math.ceil(min(self.growth * total, self.max_batch * m))) if gain.mean() < 0.25 else n
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
         predicted = optimism * float(left)
@@ -240,13 +240,13 @@ class Newton:
         if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
             state = replace(state, points=n)
             if state.passes < MOST_PASSES:
-                lower = lower_overfull(h, part > 0.1 * limit, target, seen)
+                lower = lower_overfull(part > 0.1 * limit, target, seen)
                 trial = torch.lerp(state.heights, h, 0.3) if lower is None else lower
                 return replace(state, trial=trial, passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, nu - mass)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        step = self._raise(replace(state, heights=h), length * direction, target, seen, None)
+        step = self._raise(state, length * direction, target, seen, None)
         stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
         return replace(
@@ -311,7 +311,7 @@ class Newton:
         missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
         if not missed.any():
             return step
-        return raise_stranded(state.heights, step, missed, target, seen, None if gap is None else float(gap.median()))
+        return raise_stranded(step, missed, target, seen, None if gap is None else float(gap.median()))
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
