@@ -4,19 +4,18 @@ python -m benchmarks.scaling                     m = 1,000 to 200,000 in d = 16 
 python -m benchmarks.scaling --most 20000        to m = 20,000: five minutes
 python -m benchmarks.scaling --million           m = 1,000,000 in d = 16 to chi2 = 0.1: a day on one core, take --threads
 
-Time that is spent below a function of sdot.kernels counts as the kernels', below one of sdot.measures as drawing samples,
-and the rest (linear solve, bookkeeping) is listed by its largest parts. Neither the certificate nor what the first steps in a
-process load is counted. Started again, it goes on where it was stopped.
+The rest is what is neither spent in a function of sdot.kernels nor in drawing samples: Hessian, linear solve, bookkeeping.
+Neither the certificate nor what the first steps in a process load is counted. Started again, it goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from pathlib import Path
-from types import CodeType, FrameType
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 from torch import Generator
 
@@ -62,9 +61,9 @@ def measure(file: str, names: list[str], tol: float, max_seconds: float) -> list
 
 
 def run(problem: Problem, tol: float, max_seconds: float) -> Row:
-    """One run until its own estimate of chi^2 is below tol, under the profiler, then judged."""
+    """One run until its own estimate of chi^2 is below tol, then judged."""
     methods.warm_up(make(f"{find(problem.name)[0].name}-{SIZES[0]}"))
-    before, shares = record.forget_peak_memory(), Shares()
+    before, shares = record.forget_peak_memory(), Shares(problem.source)
     cpu, wall = time.process_time(), time.monotonic()
     with shares:
         for state in sdot.iterate(problem.source, problem.target, generator=Generator().manual_seed(problem.seed)):
@@ -92,51 +91,36 @@ def run(problem: Problem, tol: float, max_seconds: float) -> Row:
 
 
 class Shares:
-    """Time by function of the library while it is entered: each moment belongs to the innermost of them that runs.
+    """The time in kernels and in drawing samples, as shares of the time while it is entered."""
 
-    Whatever runs below a function of the kernels is "kernels", below one of the measures "drawing".
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, source: sdot.Source) -> None:
+        self.source = source
         self.spent = Counter[str]()
-        self._stack, self._last = ["caller"], 0.0
+        self._patches = ExitStack()
 
     def __enter__(self) -> Shares:
-        self._last = time.perf_counter()
-        sys.setprofile(self._event)
+        for name in ("topk", "soft_mass", "soft_potential"):
+            self._patches.enter_context(patch.object(sdot.kernels, name, self._timed(getattr(sdot.kernels, name), "kernels")))
+        sampler = type(self.source)
+        self._patches.enter_context(patch.object(sampler, "sample", self._timed(sampler.sample, "drawing")))
+        self._started = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-        self.spent[self._stack[-1]] += time.perf_counter() - self._last
+        self.spent["rest"] = time.perf_counter() - self._started - self.spent.total()
+        self._patches.close()
 
-    def _event(self, frame: FrameType, what: str, _: object) -> None:
-        if what not in ("call", "return") or not frame.f_code.co_filename.startswith(str(record.LIBRARY)):
-            return
-        now, here = time.perf_counter(), self._stack[-1]
-        self.spent[here] += now - self._last
-        self._last = now
-        if what == "call":
-            self._stack.append(here if here in ("kernels", "drawing") else label(frame.f_code))
-        elif len(self._stack) > 1:
-            self._stack.pop()
+    def _timed(self, function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*arguments, **options)
+            self.spent[what] += time.perf_counter() - started
+            return result
 
-    def row(self) -> dict[str, Any]:
-        total = self.spent.total()
-        rest = {name: seconds for name, seconds in self.spent.most_common() if name not in ("kernels", "drawing")}
-        return {
-            "kernels": round(self.spent["kernels"] / total, 4),
-            "drawing": round(self.spent["drawing"] / total, 4),
-            "rest": round(sum(rest.values()) / total, 4),
-            "parts": {name: round(seconds / total, 4) for name, seconds in list(rest.items())[:8]},
-        }
+        return timed
 
-
-def label(code: CodeType) -> str:
-    path = Path(code.co_filename)
-    if path.parent.name == "kernels":
-        return "kernels"
-    return "drawing" if path.name == "measures.py" else f"{path.stem}.{code.co_name}"
+    def row(self) -> dict[str, float]:
+        return {name: round(self.spent[name] / self.spent.total(), 4) for name in ("kernels", "drawing", "rest")}
 
 
 if __name__ == "__main__":

@@ -86,16 +86,16 @@ def loops(request, monkeypatch):
         pytest.skip("no compiler")
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(2, 1, 2), (7, 500, 3), (300, 400, 4), (5000, 200, 6)])
-def test_edges_gathered_in_any_way_are_the_same(m, n, k):
+@pytest.mark.parametrize(("m", "n", "k", "most"), [(2, 1, 2, 9), (7, 500, 3, 4), (300, 400, 4, 900), (5000, 200, 6, 9999)])
+def test_edges_gathered_in_any_way_are_the_same(m, n, k, most):
     edges = torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
     slow = edges
     for turn in range(3):
         index = torch.rand(n, m, generator=seeded(turn)).topk(k, dim=1).indices
         value, delta = reals(n, k, seed=turn).sort(dim=1, descending=True).values, 0.1 + reals(n, seed=turn).square()
         samples = laplacian.soft_hits(value, delta), index, delta
-        edges = laplacian.gather(edges, *samples, m)
-        slow = laplacian.add_edges(slow, laplacian.facet_edges(*samples, m), m)
+        edges = laplacian.gather(edges, *samples, m, most)
+        slow = laplacian.strongest(laplacian.add_edges(slow, laplacian.facet_edges(*samples, m), m), most, m)
         assert torch.equal(edges[0], slow[0])
         torch.testing.assert_close(edges[1], slow[1])
 
@@ -109,6 +109,14 @@ def test_a_solve_needs_no_compiler(monkeypatch):
     expected = heights()
     monkeypatch.setattr(_loops, "_library", lambda: None)
     torch.testing.assert_close(heights(), expected)
+
+
+@pytest.mark.usefixtures("loops")
+def test_edges_are_scaled_by_values_at_both_ends():
+    edges = torch.tensor([[0, 0, 2], [1, 2, 3]]), torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    ends, weight = laplacian.scaled(edges, torch.tensor([2.0, 3, 5, 7], dtype=torch.float64))
+    assert torch.equal(ends, edges[0])
+    assert weight.tolist() == [6, 20, 105]
 
 
 @pytest.mark.usefixtures("loops")
@@ -139,14 +147,14 @@ def test_drift_is_the_mean_over_the_facets():
 
 @pytest.mark.usefixtures("loops")
 def test_gaps_of_pairs_are_drawn_to_the_usual_one():
-    first, second = torch.randint(40, (2, 3000), generator=seeded(1))
-    gap, usual = reals(3000, seed=2).square(), reals(3000, seed=3).square()
-    pairs = list(zip(torch.minimum(first, second).tolist(), torch.maximum(first, second).tolist(), strict=True))
+    index = torch.randint(40, (3000, 3), generator=seeded(1))
+    gap, usual = reals(3000, seed=2).square(), reals(40, seed=3).square()
+    pairs = [tuple(sorted(pair)) for pair in index[:, :2].tolist()]
     sums: dict = {}
     for pair, value in zip(pairs, gap.tolist(), strict=True):
         sums.setdefault(pair, []).append(value)
-    expected = [(sum(sums[pair]) + u) / (len(sums[pair]) + 1) for pair, u in zip(pairs, usual.tolist(), strict=True)]
-    torch.testing.assert_close(evidence.pair_gap(first, second, gap, usual), torch.tensor(expected, dtype=torch.float64))
+    expected = [(sum(sums[i, j]) + min(usual[i], usual[j])) / (len(sums[i, j]) + 1) for i, j in pairs]
+    torch.testing.assert_close(evidence.pair_gap(index, gap, usual), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.usefixtures("loops")
@@ -174,6 +182,16 @@ def test_look_counts_every_sample_and_keeps_the_last_ones():
     assert seen.value.shape == (1200, 4)
 
 
+@pytest.mark.usefixtures("loops")
+def test_hits_are_added_up_by_cell():
+    index = torch.tensor([[0, 2], [2, 1], [0, 2]])
+    soft = torch.tensor([[0.75, 0.25], [0.5, 0.5], [1, 0]], dtype=torch.float64)
+    of_soft, of_hit = torch.tensor([[1.0, 2, 4], [10, 20, 40]], dtype=torch.float64)
+    sums = evidence.add_up(index, soft, of_soft, of_hit)
+    assert sums.tolist() == [[21.75, 1, 43], [10.75**2 + 11**2, 1, 1 + 42**2]]
+
+
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_smoothed_masses_vary_less_and_say_by_how_much(share):
     """Over 200 batches: the stated variance is that of the estimate, below that of hits, and the mean is near the truth.

@@ -24,10 +24,12 @@ def _library() -> ctypes.CDLL | None:
         return None
     pointer, long = ctypes.c_void_p, ctypes.c_long
     edges: list[Any] = [long, long, pointer, pointer, pointer]
-    c.gather.argtypes = [*edges, long, long, pointer, pointer, pointer, ctypes.c_double, pointer, pointer, pointer]
+    c.gather.argtypes = [*edges, long, long, pointer, pointer, pointer, ctypes.c_double, long, *[pointer] * 3]
     c.gather.restype = long
     c.solve.argtypes = [*edges, pointer, pointer, ctypes.c_double, long, pointer]
     c.drift.argtypes = [*edges, pointer, pointer]
-    c.pair_means.argtypes = [long, *[pointer] * 5]
+    c.scale.argtypes, c.scale.restype = [long, *[pointer] * 5], None
+    c.pair_means.argtypes = [long, long, *[pointer] * 4]
+    c.add_up.argtypes, c.add_up.restype = [long, long, *[pointer] * 6], None
     c.quantiles.argtypes = [long, *[pointer] * 3]
     return c

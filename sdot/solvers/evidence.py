@@ -58,7 +58,7 @@ def look(
             count[half] += torch.bincount(index[:, 0], minlength=m)
             values.append(value)
             indices.append(index)
-    return Look(h, count, torch.cat(values), torch.cat(indices), torch.cat(samples))
+    return Look(h, count, *(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (values, indices, samples)))
 
 
 def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
@@ -74,22 +74,20 @@ def mean_gap(gaps: Float[Tensor, "2 m"]) -> Float[Tensor, " m"]:
     return torch.lerp(typical.expand_as(log), log, trust).exp()
 
 
-def pair_gap(
-    first: Int[Tensor, " l"], second: Int[Tensor, " l"], gap: Float[Tensor, " l"], usual: Float[Tensor, " l"]
-) -> Float[Tensor, " l"]:
-    """For every sample the mean gap of the samples with the same two best cells, drawn to the usual one where they are few.
+def pair_gap(index: Int[Tensor, "l k"], gap: Float[Tensor, " l"], usual: Float[Tensor, " m"]) -> Float[Tensor, " l"]:
+    """For every sample the mean gap of the samples with the same two best cells, drawn to the usual one of these where few are.
 
     The facet between two cells whose targets nearly coincide is far stiffer than the others of the same cells.
     """
     if c := loops(gap):
-        mean, parts = torch.empty_like(gap), [t.contiguous() for t in (first, second, gap, usual)]
-        call(c.pair_means, len(gap), *parts, mean)
+        mean = torch.empty_like(gap)
+        call(c.pair_means, *index.shape, index.contiguous(), gap.contiguous(), usual.contiguous(), mean)
         return mean
-    low, high = torch.minimum(first, second), torch.maximum(first, second)
-    _, pair = torch.unique(low * (int(high.max()) + 1) + high, return_inverse=True)
+    pair, _ = index[:, :2].sort(dim=1)
+    _, pair = torch.unique(pair[:, 0] * len(usual) + pair[:, 1], return_inverse=True)
     count = torch.bincount(pair)
     total = torch.zeros_like(count, dtype=gap.dtype).scatter_add_(0, pair, gap)
-    return (total.index_select(0, pair) + usual) / (count.index_select(0, pair) + 1)
+    return (total[pair] + usual[index[:, :2]].amin(1)) / (count[pair] + 1)
 
 
 def smoothed_mass(
@@ -106,8 +104,7 @@ def smoothed_mass(
     n = int(seen.count.sum())
     b = n * nu / (n * nu + smoothing)
     hits = seen.count.sum(0).to(nu) / n
-    cell = seen.index.flatten()
-    mean_soft = torch.zeros_like(nu).scatter_add_(0, cell, soft.flatten()) / looked
+    mean_soft = add_up(seen.index, soft, torch.ones_like(nu), torch.zeros_like(nu))[0] / looked
     count = torch.bincount(seen.index[:, 0], minlength=len(nu)).to(nu)
     doubt = 3 * count.sqrt()
     mean_soft = mean_soft.clamp((count - doubt) / looked, (count + doubt + 3) / looked)
@@ -116,12 +113,23 @@ def smoothed_mass(
     mass = b * hits + rest * mean_soft
     # a sample that is looked at adds t / looked, t = b (looked / n) [hit] + rest soft, one of the others b [hit] / n
     share = looked / n
-    t = rest[seen.index] * soft
-    t[:, 0] += share * b[seen.index[:, 0]]
-    square = torch.zeros_like(nu).scatter_add_(0, cell, t.flatten().square()) / looked
+    square = add_up(seen.index, soft, rest, share * b)[1] / looked
     mean = share * b * hits + rest * mean_soft
     variance = (square - mean.square()) / looked + b.square() * (hits - hits.square()) * (1 - share) / n
     return mass, variance / nu
+
+
+def add_up(
+    index: Int[Tensor, "l k"], soft: Float[Tensor, "l k"], of_soft: Float[Tensor, " m"], of_hit: Float[Tensor, " m"]
+) -> Float[Tensor, "2 m"]:
+    """Sum and sum of squares over the samples, for every cell, of t = of_soft (its soft hit) + of_hit [its hit]."""
+    sums = of_soft.new_zeros(2, len(of_soft))
+    if c := loops(soft):
+        call(c.add_up, *index.shape, index.contiguous(), soft.contiguous(), of_soft.contiguous(), of_hit.contiguous(), *sums)
+        return sums
+    t = of_soft[index] * soft
+    t[:, 0] += of_hit[index[:, 0]]
+    return sums.scatter_add_(1, index.flatten().expand(2, -1), torch.stack([t.flatten(), t.flatten().square()]))
 
 
 def kalman_gain(signal: float, expected: Float[Tensor, " m"], smoothing: float) -> Float[Tensor, " m"]:

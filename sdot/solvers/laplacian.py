@@ -54,16 +54,18 @@ def facet_edges(sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: F
     return sum_edges(torch.stack([torch.cat(first), torch.cat(second)]), torch.cat(weights), m)
 
 
-def gather(edges: Edges, sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int) -> Edges:
-    """The edges, with those of `facet_edges` added."""
+def gather(
+    edges: Edges, sigma: Float[Tensor, "n k"], index: Int[Tensor, "n k"], delta: Float[Tensor, " n"], m: int, most: int
+) -> Edges:
+    """The edges, with those of `facet_edges` added: the `strongest` of them, at most so many."""
     c = loops(sigma)
     if c is None:
-        return add_edges(edges, facet_edges(sigma, index, delta, m), m)
+        return strongest(add_edges(edges, facet_edges(sigma, index, delta, m), m), most, m)
     (n, k), e = sigma.shape, len(edges[1])
-    most = e + n * k * (k - 1) // 2
-    ends, weight = torch.empty(2, most, dtype=torch.int64), torch.empty(most, dtype=torch.float64)
+    room = e + n * k * (k - 1) // 2
+    ends, weight = torch.empty(2, room, dtype=torch.int64), torch.empty(room, dtype=torch.float64)
     i, j, w, *samples = (t.contiguous() for t in (*edges[0], edges[1], sigma, index, delta))
-    count = call(c.gather, m, e, i, j, w, n, k, *samples, FAINT, *ends, weight)
+    count = call(c.gather, m, e, i, j, w, n, k, *samples, FAINT, most, *ends, weight)
     return ends[:, :count].clone(), weight[:count].clone()
 
 
@@ -88,8 +90,8 @@ def strongest(edges: Edges, most: int, m: int) -> Edges:
     pairs, weight = edges
     if len(weight) <= most:
         return edges
-    a, b = at_ends(pairs, 1 / sum_by_cell(pairs, weight, m))
-    matter = weight * (a + b)
+    share = 1 / sum_by_cell(pairs, weight, m)
+    matter = weight * (share[pairs[0]] + share[pairs[1]])
     kept = (matter > matter.kthvalue(len(weight) - most).values).nonzero()[:, 0]
     return pairs.index_select(1, kept), weight.index_select(0, kept)
 
@@ -128,9 +130,14 @@ def sum_by_cell(pairs: Int[Tensor, "2 e"], weight: Float[Tensor, " e"], m: int) 
     return weight.new_zeros(m).scatter_add_(0, pairs[0], weight).scatter_add_(0, pairs[1], weight)
 
 
-def at_ends(pairs: Int[Tensor, "2 e"], value: Float[Tensor, " m"]) -> tuple[Float[Tensor, " e"], Float[Tensor, " e"]]:
-    """The values of the two cells of every edge."""
-    return value.index_select(0, pairs[0]), value.index_select(0, pairs[1])
+def scaled(edges: Edges, value: Float[Tensor, " m"]) -> Edges:
+    """The edges with weights w_ij v_i v_j, v a value of every cell."""
+    (i, j), weight = edges
+    if c := loops(weight):
+        product = torch.empty_like(weight)
+        call(c.scale, len(weight), i.contiguous(), j.contiguous(), weight.contiguous(), value.contiguous(), product)
+        return edges[0], product
+    return edges[0], weight * value[i] * value[j]
 
 
 def conjugate_gradients(

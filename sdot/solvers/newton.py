@@ -38,7 +38,7 @@ from .evidence import (
     smoothed_mass,
     typical_jump,
 )
-from .laplacian import at_ends, drift, gather, newton_direction, soft_hits, strongest
+from .laplacian import drift, gather, newton_direction, scaled, soft_hits
 
 LINGER = 0.9  # see `Newton.cooling`
 ON_A_LINE = 100.0  # samples a target that its quantiles are taken from at most
@@ -199,10 +199,11 @@ class Newton:
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
         total = state.samples + draw.count
         wide = max(1.0, (WIDE * m / total) ** 0.25)
-        state, gap, soft = self._learn(state, seen, target, wide * self.layer)
+        state, scale, gap, soft = self._learn(state, seen, target, wide * self.layer)
         mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
         gain = kalman_gain(signal, n * target.weights, self.smoothing)
-        direction = self._direction(state, target, correct_overfull(gain * (target.weights - mass), seen, target, gain))
+        residual = correct_overfull(gain * (target.weights - mass), seen, target, gain)
+        direction = self._direction(state, target, residual, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, gap)
         step = lift_clusters(step, state.cluster, seen, target)
@@ -210,7 +211,7 @@ class Newton:
         left = (1 - length * gain).square().mean() * signal + (length * gain).square() @ noise
         predicted = optimism * float(left)
         return replace(
-            self._forget(state, step),
+            self._forget(state, step, scale),
             heights=centre(state.heights + step, target),
             before=state.heights,
             chi2=max(predicted, measured) if surprise else predicted,  # what failed once may fail again
@@ -232,7 +233,7 @@ class Newton:
         seen = look(h, target, draw.even(n, state.points), n, 2 * self._detail(target), min(self.neighbours, MEETING))
         halves = seen.count.to(nu) / n
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
-        state, gap, soft = self._learn(state, seen, target, self.layer)
+        state, scale, gap, soft = self._learn(state, seen, target, self.layer)
         mass, _ = smoothed_mass(seen, target, soft, EVEN * self.smoothing)
         part = (mass - nu).square() / nu
         residual = float(part.sum())
@@ -244,13 +245,13 @@ class Newton:
                 trial = torch.lerp(state.heights, h, 0.3) if lower is None else lower
                 return replace(state, trial=trial, passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
-        direction = self._direction(state, target, nu - mass)
+        direction = self._direction(state, target, nu - mass, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         step = self._raise(state, length * direction, target, seen, None)
         stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
         return replace(
-            self._forget(state, step),
+            self._forget(state, step, scale),
             heights=h,
             trial=centre(h + step, target),
             chi2=max(floor, residual),  # not the sum: what is left of the residual is mostly the points' own error
@@ -264,10 +265,10 @@ class Newton:
 
     def _learn(
         self, state: NewtonState, seen: Look, target: DiscreteMeasure, layer: float
-    ) -> tuple[NewtonState, Float[Tensor, " l"], Float[Tensor, "l k"]]:
+    ) -> tuple[NewtonState, Float[Tensor, " m"], Float[Tensor, " l"], Float[Tensor, "l k"]]:
         """Take the samples looked at into the running Hessian.
 
-        Also returns, for each of them, the mean gap in the cells beside it and its soft hits.
+        Also returns the mean gap of every cell and, for each of these samples, that beside it and its soft hits.
         """
         m, first, second = len(target), seen.index[:, 0], seen.index[:, 1]
         resolution = torch.finfo(seen.value.dtype).eps * seen.value[:, 0].abs()
@@ -275,11 +276,10 @@ class Newton:
         count = torch.bincount(first, minlength=m).to(gap)
         gaps = 0.7 * state.gaps + torch.stack([count, torch.zeros_like(count).scatter_add_(0, first, gap)])
         scale = mean_gap(gaps)
-        beside = pair_gap(first, second, gap, torch.minimum(scale.index_select(0, first), scale.index_select(0, second)))
+        beside = pair_gap(seen.index, gap, scale)
         delta = layer * beside
         soft = soft_hits(seen.value, delta)
-        known = gather((state.edges, state.facets), soft, seen.index, delta, m)
-        edges, facets = strongest(known, self.edges_per_target * m, m)
+        edges, facets = gather((state.edges, state.facets), soft, seen.index, delta, m, self.edges_per_target * m)
         state = replace(
             state,
             edges=edges,
@@ -288,14 +288,15 @@ class Newton:
             hits=state.hits + count + torch.bincount(second, minlength=m),
             gaps=gaps,
         )
-        return state, beside, soft
+        return state, scale, beside, soft
 
-    def _direction(self, state: NewtonState, target: DiscreteMeasure, residual: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        nu, (a, b) = target.weights, at_ends(state.edges, state.exposure.sqrt())
-        weight = state.facets / (a * b)
+    def _direction(
+        self, state: NewtonState, target: DiscreteMeasure, residual: Float[Tensor, " m"], scale: Float[Tensor, " m"]
+    ) -> Float[Tensor, " m"]:
+        nu, hessian = target.weights, scaled((state.edges, state.facets), state.exposure.rsqrt())
         # one sample in a cell is worth 1 / n: less than that is no evidence, however small the weight
-        ridge = self.ridge * (nu + 1 / state.exposure) / mean_gap(state.gaps) / (1 + state.hits)
-        return newton_direction((state.edges, weight), ridge, residual - nu * residual.sum())
+        ridge = self.ridge * (nu + 1 / state.exposure) / scale / (1 + state.hits)
+        return newton_direction(hessian, ridge, residual - nu * residual.sum())
 
     def _raise(
         self,
@@ -313,16 +314,11 @@ class Newton:
             return step
         return raise_stranded(step, missed, target, seen, None if gap is None else float(gap.median()))
 
-    def _forget(self, state: NewtonState, step: Float[Tensor, " m"]) -> NewtonState:
+    def _forget(self, state: NewtonState, step: Float[Tensor, " m"], scale: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
-        kept = torch.exp(-0.3 * drift((state.edges, state.facets), step) / mean_gap(state.gaps))
-        a, b = at_ends(state.edges, kept.sqrt())
-        return replace(
-            state,
-            facets=state.facets * (a * b),
-            exposure=state.exposure * kept,
-            hits=state.hits * kept,
-        )
+        kept = torch.exp(-0.3 * drift((state.edges, state.facets), step) / scale)
+        _, facets = scaled((state.edges, state.facets), kept.sqrt())
+        return replace(state, facets=facets, exposure=state.exposure * kept, hits=state.hits * kept)
 
 
 def few(target: DiscreteMeasure) -> int:
