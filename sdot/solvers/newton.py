@@ -46,6 +46,7 @@ FROZEN = 0.95  # hardness beyond which a lower temperature changes nothing
 EVEN = 0.1  # part of the smoothing that evenly spread points want, which have less noise
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
+MANY = 300.0  # samples a target, see `Newton.smoothing`
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
@@ -106,7 +107,8 @@ class Newton:
         neighbours: See `detail`.
         layer: Temperature at which facets are seen, in units of the mean gap between best and second score; higher while
             there are fewer than `WIDE` samples a target, as n^(-1/4), since then noise is more than bias.
-        smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits.
+        smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits; beyond `MANY` samples
+            a target it falls as n^(-1/2), since then their bias is more than the noise of hits.
         ridge: Regularisation of the Hessian where a cell has no hits, in units of nu_i / (mean gap).
         reach: Longest step, see `typical_jump`.
         edges_per_target: Most edges of the Hessian that are kept, per target.
@@ -198,10 +200,10 @@ class Newton:
         signal = max(0.0, measured if surprise or math.isinf(state.chi2) else (state.chi2 + measured) / 2)
         optimism = state.optimism * min(2.0, max(0.5, measured / state.chi2)) ** 0.1 if state.chi2 > 0 else state.optimism
         total = state.samples + draw.count
-        wide = max(1.0, (WIDE * m / total) ** 0.25)
+        wide, smoothing = max(1.0, (WIDE * m / total) ** 0.25), self.smoothing * min(1.0, (MANY * m / total) ** 0.5)
         state, scale, gap, soft = self._learn(state, seen, target, wide * self.layer)
-        mass, noise = smoothed_mass(seen, target, soft, self.smoothing)
-        gain = kalman_gain(signal, n * target.weights, self.smoothing)
+        mass, noise = smoothed_mass(seen, target, soft, smoothing)
+        gain = kalman_gain(signal, n * target.weights, smoothing)
         residual = correct_overfull(gain * (target.weights - mass), seen, target, gain)
         direction = self._direction(state, target, residual, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
