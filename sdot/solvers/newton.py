@@ -107,8 +107,8 @@ class Newton:
         neighbours: See `detail`.
         layer: Temperature at which facets are seen, in units of the mean gap between best and second score; higher while
             there are fewer than `WIDE` samples a target, as n^(-1/4), since then noise is more than bias.
-        smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits; beyond `MANY` samples
-            a target it falls as n^(-1/2), since then their bias is more than the noise of hits.
+        smoothing: Cells that should have few hits in a step, compared with this, are weighed by soft hits; it falls as n^(-1/2)
+            beyond `MANY` samples a target, since then their bias is more than the noise of hits.
         ridge: Regularisation of the Hessian where a cell has no hits, in units of nu_i / (mean gap).
         reach: Longest step, see `typical_jump`.
         edges_per_target: Most edges of the Hessian that are kept, per target.
@@ -249,7 +249,9 @@ class Newton:
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         direction = self._direction(state, target, nu - mass, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        step = self._raise(state, length * direction, target, seen, None)
+        # a cell that is due e is wrong by (1 - e)^2 / e with one hit, by e without; and where much is wrong, such cells crowd
+        least = 0.5 if residual <= 3 * floor else 2.0
+        step = self._raise(state, length * direction, target, seen, None, least)
         stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
         return replace(
@@ -307,11 +309,16 @@ class Newton:
         target: DiscreteMeasure,
         seen: Look,
         gap: Float[Tensor, " l"] | None,
+        least: float = 0.0,
     ) -> Float[Tensor, " m"]:
-        """Without gaps: the next step looks at the same samples."""
+        """Raise cells that miss their hits, if they are due more than `least` of the samples looked at.
+
+        Without gaps: the next step looks at the same samples.
+        """
         count = state.gaps[0]
         expected, recent = state.exposure * target.weights, count.sum() * target.weights
         missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
+        missed &= len(seen.x) * target.weights > least
         if not missed.any():
             return step
         return raise_stranded(step, missed, target, seen, None if gap is None else float(gap.median()))
