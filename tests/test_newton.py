@@ -316,6 +316,22 @@ def test_a_small_cell_rises_to_most_of_its_hits():
         assert hits == math.ceil(0.7 * 4000 * float(target.weights[3]))
 
 
+@pytest.mark.parametrize(("off", "rising"), [(0.0, [False, True, True]), (0.3, [False, False, True])])
+def test_light_cells_rise_to_points_that_are_kept_where_it_helps(off, rising):
+    """One hit makes a cell worse that is due less than half of it; while others are far off, one that is due less than two waits."""
+    n, light, solver = 600, torch.arange(50) < 3, newton.Newton()
+    weights = torch.full((50,), 1 / 47, dtype=torch.float64)
+    weights[light] = torch.tensor([0.3, 1.2, 5], dtype=torch.float64) / n
+    target = sdot.DiscreteMeasure(uniform(50, 2, seed=15).points, weights / weights.sum())
+    source = sdot.UniformCube(2)
+    draw, solved = Draw(source, target.points, 0, 0), sdot.solve(source, target, tol=0.01, generator=seeded(1)).map.heights
+    h = torch.where(light, solved - 1, solved + off * (torch.arange(50) < 25))
+    seen_often = torch.full_like(h, 100 * n)  # without a hit
+    state = replace(solver.init(target, draw), eps=0.0, batch=n, points=n, heights=h, exposure=seen_often)
+    after = solver._quasi(state, target, draw)
+    assert ((after.trial - h)[light] > 0.5).tolist() == rising
+
+
 def test_an_empty_cell_rises_from_the_heights_that_were_looked_at():
     """Those of the last step, which are not published yet, and not those before it: or it rises by both steps together."""
     target, n, solver = uniform(50, 2, seed=15), 5000, newton.Newton()
