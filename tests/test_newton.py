@@ -318,7 +318,7 @@ def test_a_small_cell_rises_to_most_of_its_hits():
 
 @pytest.mark.parametrize(("off", "rising"), [(0.0, [False, True, True]), (0.3, [False, False, True])])
 def test_light_cells_rise_to_points_that_are_kept_where_it_helps(off, rising):
-    """One hit makes a cell worse that is due less than half of it; while others are far off, one that is due less than two waits."""
+    """One hit makes a cell worse that is due less than half of it; while others are far off, less than two is not enough."""
     n, light, solver = 600, torch.arange(50) < 3, newton.Newton()
     weights = torch.full((50,), 1 / 47, dtype=torch.float64)
     weights[light] = torch.tensor([0.3, 1.2, 5], dtype=torch.float64) / n
