@@ -78,6 +78,14 @@ def stopping() -> str:
     return table(["problem", "met", "samples, mean", "samples, worst"], rows)
 
 
+def hard() -> str:
+    rows = [
+        [line["shape"], str(line["problems"]), str(line["failed"]), str(line["false"]), f"{line['samples_per_target']:.0f}"]
+        for line in read("hard")["summary"]
+    ]
+    return table(["targets", "problems", "failed, and said so", "failed, and did not", "samples a target"], rows)
+
+
 def ablation() -> str:
     at_60 = [row for row in read("ablation")["rows"] if row["mark"] == 60]
     problems, changes = (list(dict.fromkeys(row[key] for row in at_60)) for key in ("problem", "change"))
@@ -319,6 +327,7 @@ def cell(rows: list[Json], method: str, eps: tuple[Any, ...], settings: str = ""
 TABLES: dict[str, Callable[[], str]] = {
     "efficiency": efficiency,
     "stopping": stopping,
+    "hard": hard,
     "ablation": ablation,
     "races": races,
     "estimate": estimate,

@@ -22,6 +22,7 @@ from benchmarks import (
     extension,
     extension_speed,
     fidelity,
+    hard,
     peer_discrete,
     pictures,
     problems,
@@ -96,6 +97,16 @@ def test_stopping():
     (row,) = stopping.measure(TOY, tol=0.1, seeds=1)
     assert row["met"]
     assert row["excess"] >= 1
+
+
+def test_hard():
+    first, *_ = hard.measure(2)
+    assert not first["failed"]
+    assert not first["false"]
+    assert first["chi2"] <= hard.TOL + 3 * first["chi2_error"]
+    (again, _), (other, _) = hard.problem(0), hard.problem(1)
+    assert torch.equal(again.target.points, hard.problem(0)[0].target.points)
+    assert again.target.points.shape != other.target.points.shape
 
 
 def test_scaling():
