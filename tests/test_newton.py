@@ -316,6 +316,29 @@ def test_a_small_cell_rises_to_most_of_its_hits():
         assert hits == math.ceil(0.7 * 4000 * float(target.weights[3]))
 
 
+def test_hidden_cells_sink_with_those_that_hide_them():
+    """Light cells in a narrow clump, just below a heavy one that sinks: without a hit, no step of theirs takes them along."""
+    x, centre = reals(4000, 4, seed=21), reals(30, 4, seed=22)
+    y = torch.cat([centre, centre[:1] + 1e-4 * reals(5, 4, seed=23)])
+    light = torch.arange(35) >= 30
+    weights = torch.where(light, 1e-6, 1.0).double()
+    target = sdot.DiscreteMeasure(y, weights / weights.sum())
+    h = -y.square().sum(1) / 2 - torch.where(light, 1e-2, 0.0)
+    value, index = kernels.topk(x, y, h, 4)
+    count = torch.bincount(index[:, 0], minlength=35)
+    assert not count[light].any()
+    seen = evidence.Look(h, torch.stack([count, 0 * count]), value, index, x)
+    step = torch.where(torch.arange(35) == 0, -0.5, torch.zeros_like(h))
+
+    def won(step):
+        return int(torch.bincount(kernels.topk(x, y, h + step)[1][:, 0], minlength=35)[light].sum())
+
+    held = evidence.hold_hidden(step, light, target, seen)
+    assert torch.equal(held[~light], step[~light])
+    assert won(step) > 50
+    assert won(held - 1e-9 * light) <= int(light.sum())  # one each at most
+
+
 @pytest.mark.parametrize(("off", "rising"), [(0.0, [False, True, True]), (0.3, [False, False, True])])
 def test_light_cells_rise_to_points_that_are_kept_where_it_helps(off, rising):
     """One hit makes a cell worse that is due less than half of it; while others are far off, less than two is not enough."""

@@ -216,20 +216,42 @@ def raise_stranded(
     for the tail of an exponential law (Hill, 1975), and follows it to `CAUTIOUS` of those hits: further than the first where
     deficits fall off faster than by delta, as they do for light cells between heavy ones.
     """
-    stranded = missed.nonzero()[:, 0]
-    h, y, nu, n = seen.heights[stranded], target.points[stranded], target.weights[stranded], len(seen.x)
-    due = (0.7 * n * nu).ceil().long().clamp(1, min(n, MOST_COUNTED))
-    best, sample = kernels.topk(y, seen.x, -seen.value[:, 0], min(n, MOST_COUNTED))
-    rise = step[seen.index[sample, 0]] - best.to(step) - h[:, None]  # at which it wins a sample, whose cell rises too
-    rise = rise.sort(dim=1).values
-    rises = enough = rise.gather(1, due[:, None] - 1)[:, 0]
+    stranded, (rise, enough) = missed.nonzero()[:, 0], _rises(step, missed, target, seen)
+    rises = enough
     if delta is not None:
+        h, y, due = seen.heights[stranded], target.points[stranded], len(seen.x) * target.weights[stranded]
         captured = kernels.soft_potential(y, seen.x, -seen.value[:, 0], delta).to(step)
-        blurred = delta * (0.5 * n * nu).log() - captured - h
+        blurred = delta * (0.5 * due).log() - captured - h
         scale = (rise[:, -1:] - rise).sum(1) / max(1, rise.shape[1] - 1)
-        tail = rise[:, -1] + scale * (CAUTIOUS * n * nu / rise.shape[1]).clamp_max(1).log()
+        tail = rise[:, -1] + scale * (CAUTIOUS * due / rise.shape[1]).clamp_max(1).log()
         rises = torch.maximum(blurred, tail)
     return step.index_copy(0, stranded, torch.minimum(torch.maximum(step[stranded], rises), enough))
+
+
+def hold_hidden(
+    step: Float[Tensor, " m"], hidden: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
+) -> Float[Tensor, " m"]:
+    """Take cells without hits down with the cells that hide them, so that none wins more than 0.7 of its hits.
+
+    No Newton step sees them. Where a heavy cell of a narrow clump sinks, its light neighbours would win all that it had.
+    """
+    cells, (_, enough) = hidden.nonzero()[:, 0], _rises(step, hidden, target, seen)
+    return step.index_copy(0, cells, torch.minimum(step[cells], enough))
+
+
+def _rises(
+    step: Float[Tensor, " m"], cells: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look
+) -> tuple[Float[Tensor, "s k"], Float[Tensor, " s"]]:
+    """By how much some cells must rise to win a sample, two, three and so on, while the others take their steps.
+
+    Also returns for how much each wins 0.7 of the hits that it should have, one at least.
+    """
+    n = len(seen.x)
+    due = (0.7 * n * target.weights[cells]).ceil().long().clamp(1, min(n, MOST_COUNTED))
+    best, sample = kernels.topk(target.points[cells], seen.x, -seen.value[:, 0], min(n, MOST_COUNTED))
+    rise = step[seen.index[sample, 0]] - best.to(step) - seen.heights[cells][:, None]  # the cell that it is won from rises too
+    rise = rise.sort(dim=1).values
+    return rise, rise.gather(1, due[:, None] - 1)[:, 0]
 
 
 def lower_overfull(wrong: Bool[Tensor, " m"], target: DiscreteMeasure, seen: Look) -> Float[Tensor, " m"] | None:

@@ -29,6 +29,7 @@ from .clusters import clusters, lift_clusters
 from .evidence import (
     Look,
     correct_overfull,
+    hold_hidden,
     kalman_gain,
     look,
     lower_overfull,
@@ -311,17 +312,18 @@ class Newton:
         gap: Float[Tensor, " l"] | None,
         least: float = 0.0,
     ) -> Float[Tensor, " m"]:
-        """Raise cells that miss their hits, if they are due more than `least` of the samples looked at.
+        """Raise cells that miss the hits they are due, if more than `least` of the samples looked at; hold others without any.
 
-        Without gaps: the next step looks at the same samples.
+        Without gaps: the next step looks at the same samples, and tells what was wrong.
         """
         count = state.gaps[0]
         expected, recent = state.exposure * target.weights, count.sum() * target.weights
         missed = ((expected > 1) & (state.hits < 0.2 * expected)) | ((recent > 3) & (count < 0.2 * recent))
         missed &= len(seen.x) * target.weights > least
-        if not missed.any():
-            return step
-        return raise_stranded(step, missed, target, seen, None if gap is None else float(gap.median()))
+        hidden = ~missed & (count < 0.1)
+        if missed.any():
+            step = raise_stranded(step, missed, target, seen, None if gap is None else float(gap.median()))
+        return hold_hidden(step, hidden, target, seen) if gap is not None and hidden.any() else step
 
     def _forget(self, state: NewtonState, step: Float[Tensor, " m"], scale: Float[Tensor, " m"]) -> NewtonState:
         """What was learnt about a cell's facets fades as the cell moves against its neighbours: by e for three mean gaps."""
