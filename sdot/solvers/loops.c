@@ -46,7 +46,7 @@ static long strongest(long m, long e, int64_t *i, int64_t *j, double *w, long mo
    and all pairs. Returns how many edges there are, or -1 where there is no memory. */
 long gather(long m, long e, const int64_t *i, const int64_t *j, const double *w, long n, long k, const double *sigma,
             const int64_t *index, const double *delta, double faint, long most, int64_t *out_i, int64_t *out_j, double *out_w) {
-    typedef struct { int64_t low, high; double weight; } Pair;
+    typedef struct { int32_t low, high; double weight; } Pair; /* short: there are many of them */
     long room = n * k * (k - 1) / 2 + 1, pairs = 0, out = 0, old = 0;
     long *start = calloc(m + 1, sizeof(long)), *place = calloc(m, sizeof(long));
     Pair *found = malloc(2 * room * sizeof(Pair)), *pair = found + room; /* as they come, and by the lower cell */
