@@ -50,6 +50,20 @@ def test_blocked_topk_over_several_tiles(m, k):
     assert torch.equal(index, expected_index)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+@pytest.mark.parametrize("m", [1000, 4160, 9001])
+def test_blocked_topk_where_hardly_a_target_is_left(m, k, dtype):
+    x, y, h = problem(40, m, 5, dtype)
+    h[torch.arange(m) != 1] = -torch.inf
+    value, index = kernels.topk(x, y, h, k, backend="blocked")
+    assert (index[:, 0] == 1).all()
+    torch.testing.assert_close(value[:, 0], x @ y[1] + h[1])
+    assert (value[:, 1:] == -torch.inf).all()
+    assert all(len(set(row)) == k and max(row) < m for row in index.tolist())
+    assert kernels.topk(x, y, h.fill_(-torch.inf), k, backend="blocked")[1].amax() < m
+
+
 @pytest.mark.parametrize(("n", "m"), [*SIZES, (300, 9001)])
 @pytest.mark.parametrize("share", [0.0, 0.003, 1.0])
 def test_above_finds_every_pair_of_a_high_score(n, m, share):

@@ -2,7 +2,7 @@
 
 A tile is `rows` samples against `columns` targets and is reduced before the next one is computed, so the extra
 memory is one tile, whatever the number of samples and targets: 4 MB in float32 on a CPU (it stays in the cache),
-512 MB on a GPU. On a CPU a copy of the targets comes on top, with their heights beside them.
+512 MB on a GPU. For `topk` a copy of the targets may come on top.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ def tile_shape(n: int, m: int, device: torch.device, *, whole_rows: bool = False
 def topk(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], h: Float[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    n = x.shape[0]
+    n, m = x.shape[0], y.shape[0]
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
+    y, h = _whole_groups(y, h, k)
     tile = Tile(n, y, h)
+    first, *others = tile.column_slices()
     for i in tile.row_slices():
-        best, where = x.new_empty(x[i].shape[0], 0), index.new_empty(x[i].shape[0], 0)
-        for j in tile.column_slices():
+        best, where = _row_topk(tile.scores(x[i], first), min(k, first.stop))
+        for j in others:
             v, c = _row_topk(tile.scores(x[i], j), min(k, j.stop - j.start))
-            if best.shape[1] == 0:
-                best, where = v, c + j.start
-            else:
-                best, where = _merge(best, where, v, c + j.start, k)
+            best, where = _merge(best, where, v, c + j.start, k)
         value[i], index[i] = best, where
-    return value, index
+    return value, index if len(h) == m else _hidden_instead(index, m)
 
 
 def above(
@@ -82,9 +81,9 @@ class Tile:
     def __init__(self, n: int, y: Float[Tensor, "m d"], h: Float[Tensor, " m"], *, whole_rows: bool = False) -> None:
         self.n, self.m, self.y, self.h = n, len(h), y, h
         self.rows, self.columns = tile_shape(n, self.m, y.device, whole_rows=whole_rows)
-        self.buffer = y.new_empty(self.rows * self.columns)
-        if y.device.type == "cpu":  # a fifth faster than heights that are written into the tile before the product is added
-            self.lifted = torch.cat([y, h[:, None]], 1)
+        other = y.device.type != "cpu" or y.dtype != torch.float32 or torch.compiler.is_compiling()
+        self.onednn = not other and _onednn()
+        self.buffer = y.new_empty(0 if self.onednn else self.rows * self.columns)
 
     def row_slices(self) -> list[slice]:
         return [slice(s, min(s + self.rows, self.n)) for s in range(0, self.n, self.rows)]
@@ -93,42 +92,61 @@ class Tile:
         return [slice(s, min(s + self.columns, self.m)) for s in range(0, self.m, self.columns)]
 
     def scores(self, x: Float[Tensor, "n d"], j: slice) -> Float[Tensor, "n c"]:
+        if self.onednn:
+            return torch.ops.mkldnn._linear_pointwise(x, self.y[j], self.h[j], "none", [], "")  # type: ignore[no-any-return]
         out = self.buffer[: x.shape[0] * (j.stop - j.start)].view(x.shape[0], -1)
-        if x.device.type != "cpu":
-            return torch.addmm(self.h[j], x, self.y[j].T, out=out)
-        x = torch.cat([x, x.new_ones(x.shape[0], 1)], 1)
-        if x.dtype == torch.float32 and not torch.compiler.is_compiling() and _onednn():
-            return torch.ops.mkldnn._linear_pointwise(x, self.lifted[j], None, "none", [], "")  # type: ignore[no-any-return]
-        return torch.mm(x, self.lifted[j].T, out=out)
+        return torch.addmm(self.h[j], x, self.y[j].T, out=out)
 
 
 @cache
 def _onednn() -> bool:
-    """Whether to take oneDNN's product: MKL, the other one in torch, leaves AMD processors at 40 % of their peak."""
+    """Whether to take oneDNN's product: MKL, the other one in torch, leaves AMD processors at 40 % of their peak.
+
+    It makes a tensor for every tile. glibc may return each to the system when it is freed, and page faults in the next one then
+    take four times as long as its product. Not so once it has freed one as large as that below, whose pages nobody touches.
+    """
     try:
         amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         amd = False
+    if amd:
+        torch.empty(31 * 2**20, dtype=torch.uint8)
     return amd and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _whole_groups(y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As many targets more, hidden ones, as fill the last group, where `_row_topk` makes groups."""
+    missing = -len(h) % GROUP if len(h) > 2 * k * GROUP else 0
+    if not missing:
+        return y, h
+    return torch.cat([y, y.new_zeros(missing, y.shape[1])]), torch.cat([h, h.new_full((missing,), -torch.inf)])
+
+
+def _hidden_instead(index: Tensor, m: int) -> Tensor:
+    """The first targets that are not in the list, in place of those from m on: where these are, only hidden ones were left."""
+    if not torch.compiler.is_compiling() and not (index >= m).any():
+        return index
+    first = torch.arange(index.shape[1], device=index.device)
+    for place in range(index.shape[1]):
+        free = (index[:, :, None] != first).all(1).int().argmax(1)
+        index[:, place] = torch.where(index[:, place] < m, index[:, place], free)
+    return index
+
+
 def _row_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of every row, in two phases.
+    """The k largest of every row, in two phases where the row is whole groups of columns.
 
     Maxima without their places are ten times cheaper than with them, so every row is first reduced to the maxima of
     groups of neighbouring columns. The k best columns lie in the k groups with the largest maxima.
     """
     n, m = scores.shape
     groups = m // GROUP
-    if groups <= 2 * k:
+    if m % GROUP or groups <= 2 * k:
         return _largest(scores, k)
-    grouped, rest = scores[:, : groups * GROUP].view(n, groups, GROUP), scores[:, groups * GROUP :]
-    _, winners = _largest(grouped.amax(2), k)  # (n, k)
-    row = torch.arange(n, device=scores.device)[:, None]
-    candidates = torch.cat([grouped[row, winners].flatten(1), rest], dim=1)
-    value, place = _largest(candidates, k)
-    group, within = winners.gather(1, (place // GROUP).clamp_max(k - 1)), place % GROUP
-    return value, torch.where(place < k * GROUP, group * GROUP + within, place + (groups - k) * GROUP)
+    _, winners = _largest(scores.view(n, groups, GROUP).amax(2), k)  # (n, k)
+    places = torch.arange(0, n * groups, groups, device=scores.device)[:, None] + winners
+    value, place = _largest(scores.view(-1, GROUP).index_select(0, places.flatten()).view(n, -1), k)
+    return value, winners.gather(1, place // GROUP) * GROUP + place % GROUP
 
 
 def _row_above(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
