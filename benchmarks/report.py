@@ -278,18 +278,21 @@ def modes() -> str:
     return table(["set", "method", "modes found", "bad samples", "Wasserstein distance"], rows)
 
 
-def scores(file: str) -> str:
-    """Billions of scores a second of the fused kernel, and its cost beside plain torch and for more than the best target."""
+def scores(file: str, backend: str = "fused") -> str:
+    """Billions of scores a second of a backend, and its cost beside plain torch and for more than the best target."""
     sizes = (1000, 10_000, 200_000)
     speed = {(r["function"], r["k"], r["d"], r["m"]): r["speed"] for r in read(file)["rows"] if "d" in r}
     rows = []
     for d in sorted({key[2] for key in speed}):
-        best, two, soft = ([speed[f, k, d, m] for m in sizes] for f, k in (("topk", 1), ("topk", 2), ("soft_mass", 0)))
-        fused = [now["fused"] for now in best]
-        rows.append([
-            str(d), " / ".join(f"{v:.3g}" for v in fused), " / ".join(f"{now['fused'] / now['plain']:.1f}" for now in best),
-            *(" / ".join(f"{v / now['fused']:.2f}" for v, now in zip(fused, other, strict=True)) for other in (two, soft)),
-        ])  # fmt: skip
+        best, plain, two, soft = (
+            [speed[f, k, d, m][name] for m in sizes]
+            for f, k, name in (("topk", 1, backend), ("topk", 1, "plain"), ("topk", 2, backend), ("soft_mass", 0, backend))
+        )
+        times, *costs = (
+            " / ".join(f"{a / b:.{digits}f}" for a, b in zip(best, other, strict=True))
+            for other, digits in ((plain, 1), (two, 2), (soft, 2))
+        )
+        rows.append([str(d), " / ".join(f"{v:.3g}" for v in best), times, *costs])
     return table(["d", "1e9 scores a second", "times plain torch", "cost of the best two", "cost of softened masses"], rows)
 
 
@@ -338,6 +341,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "solvers-latent-64": partial(solvers, DRAWN[1]),
     "speeds": speeds,
     "scores": partial(scores, "kernels-float32-1"),
+    "scores-two": partial(scores, "kernels-float32-2"),
+    "scores-blocked": partial(scores, "kernels-float32-2", "blocked"),
     "scores-amx": partial(scores, "kernels-float32-1-amx"),
     "scores-avx2": partial(scores, "kernels-float32-1-avx2"),
     "extension": extension,

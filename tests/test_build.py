@@ -160,8 +160,9 @@ def test_environment_and_argument_override_the_table(monkeypatch):
 
 
 def test_what_fused_does_not_suit_goes_elsewhere_in_silence():
-    x, y = torch.randn(3, 8), torch.randn(10_000, 8)
-    assert choice.order("topk", x, y, 1) == ["blocked"]  # few samples, many targets
+    x, y = torch.randn(9, 80), torch.randn(10_000, 80)
+    assert choice.order("topk", x, y, 1) == ["blocked"]  # few samples, many coordinates
+    assert choice.order("topk", y[:10], y, 1) == ["fused", "blocked"]
     assert choice.order("topk", y, y, fused.MAX_K + 1) == ["blocked"]
     assert choice.order("topk", y, y, 2) == ["fused", "blocked"]
     with pytest.raises(RuntimeError, match="at most 32 targets a sample, but k = 40"):

@@ -30,7 +30,7 @@ def topk(
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     n, m = x.shape[0], y.shape[0]
     value, index = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
-    y, h = _whole_groups(y, h, k)
+    y, h = _whole_groups(n, y, h, k)
     tile = Tile(n, y, h)
     first, *others = tile.column_slices()
     for i in tile.row_slices():
@@ -114,9 +114,9 @@ def _onednn() -> bool:
     return amd and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _whole_groups(y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As many targets more, hidden ones, as fill the last group, where `_row_topk` makes groups."""
-    missing = -len(h) % GROUP if len(h) > 2 * k * GROUP else 0
+def _whole_groups(n: int, y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As many hidden targets more as fill the last group, where `_row_topk` makes groups and n samples are worth the copy."""
+    missing = -len(h) % GROUP if n >= max(GROUP, y.shape[1]) and len(h) > 2 * k * GROUP else 0
     if not missing:
         return y, h
     return torch.cat([y, y.new_zeros(missing, y.shape[1])]), torch.cat([h, h.new_full((missing,), -torch.inf)])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import fused
 
-FEW = 16  # samples that are not worth packing many targets for
+FEW = 128  # samples that are always worth packing the targets for; in d dimensions d / 8 are, too
 WORTH = 2**27  # scores that pay for the launches of the Triton kernels
 
 
@@ -59,4 +59,4 @@ def _suits(backend: str, name: str, x: Tensor, y: Tensor, last: Any) -> bool:
         return x.shape[0] * y.shape[0] >= WORTH
     if backend != "fused":
         return True
-    return (name != "topk" or last <= fused.MAX_K) and (x.shape[0] >= FEW or y.numel() < 2**16)
+    return (name != "topk" or last <= fused.MAX_K) and (x.shape[0] >= min(FEW, y.shape[1] // 8) or y.numel() < 2**16)

@@ -260,13 +260,17 @@ int tiles(void) { return 0; }
 long coarse_words(int tiled, long d) { return tiled ? tile_words(2, d) : integer_pairs(d); }
 static long sample_words(int tiled, long d) { return tiled ? tile_words(2, d) + tile_words(1, d) : integer_pairs(d); }
 
-/* Panels of targets -> short numbers, a bound for every group, and the mean, nearly. Returns how many bounds are no numbers. */
-long coarsen(int tiled, const real *panels, const real *h, long groups, long d, int32_t *words, Bound *bounds, real *mean) {
-    long wrong = 0, size = GROUP * coarse_words(tiled, d);
+/* The mean of targets in panels, nearly: any place in the middle of them will do. */
+void middle(const real *panels, long groups, long d, real *mean) {
     memset(mean, 0, sizeof(real) * d);
-    for (long g = 0, step = groups / 256 + 1; g < groups; g += step) /* any place will do, one in the middle is best */
+    for (long g = 0, step = groups / 256 + 1; g < groups; g += step)
         for (long c = 0; c < d; c++)
             for (long t = 0; t < GROUP; t++) mean[c] += panels[(g * d + c) * GROUP + t] / (((groups - 1) / step + 1) * GROUP);
+}
+
+/* Panels of targets -> short numbers, and a bound for every group. Returns how many bounds are no numbers. */
+long coarsen(int tiled, const real *panels, const real *h, long groups, long d, const real *mean, int32_t *words, Bound *bounds) {
+    long wrong = 0, size = GROUP * coarse_words(tiled, d);
     if (tiled) /* what is in no target's place */
         memset(words, 0, sizeof(int32_t) * size * ((groups + TOGETHER - 1) / TOGETHER * TOGETHER));
     for (long g = 0; g < groups; g++, panels += d * GROUP, h += GROUP)

@@ -20,6 +20,7 @@ import time
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,6 +35,7 @@ MAX_K = 32
 MAX_TARGETS = 2**27  # groups are numbered by float32, exactly up to 2^24
 MOST_COARSE = 32  # as in coarse.h
 TOGETHER = 2  # as in tiles.h
+BOUND = 4  # numbers of a group's bound, as in coarse.h
 MOST_TILED = 512  # coordinates, or sums of digits pass 32 bits
 
 # in tiles or in integers; short numbers, bounds on what rounding did to them, the mean of the targets
@@ -162,6 +164,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL:
         c.above.argtypes, c.above.restype = [*c.topk.argtypes[:6], pointer, long, pointer, pointer], long
     if hasattr(c, "coarse_topk"):
         c.coarse_words.argtypes, c.coarse_words.restype = [ctypes.c_int, long], long
+        c.middle.argtypes, c.middle.restype = [pointer, long, long, pointer], None
         c.coarsen.argtypes, c.coarsen.restype = [ctypes.c_int, pointer, pointer, long, long, pointer, pointer, pointer], long
         c.coarse_topk.argtypes = [ctypes.c_int, *c.topk.argtypes, pointer, pointer]
         c.coarse_above.argtypes, c.coarse_above.restype = [ctypes.c_int, *c.above.argtypes, pointer, pointer, pointer], long
@@ -173,19 +176,40 @@ def packed(c: ctypes.CDLL, points: Tensor, width: int) -> Tensor:
     """Panels of `width` points, coordinate by coordinate, the last one filled up with zeros."""
     points = points.contiguous()
     n, d = points.shape
-    panels = points.new_empty(-(-n // width) * width * d)
-    c.pack(points.data_ptr(), n, d, width, 1.0, panels.data_ptr())
+    blocks = -(-n // width)
+    panels = _room(blocks * width * d, points.dtype)
+
+    def run(i: int, end: int) -> None:
+        rows = points[i * width : end * width]
+        c.pack(rows.data_ptr(), len(rows), d, width, 1.0, panels[i * width * d :].data_ptr())
+
+    divide(run, blocks, points.numel())
     return panels
+
+
+def _room(count: int, dtype: torch.dtype) -> Tensor:
+    """Numbers that begin a cache line, in large pages where they are many: numpy asks for these, torch does not, and small ones
+    take three times as long to come by as to fill."""
+    size = count * dtype.itemsize
+    room = torch.from_numpy(np.empty(size + 64, np.uint8))
+    return room[-room.data_ptr() % 64 :][:size].view(dtype)
 
 
 def coarsened(c: ctypes.CDLL, panels: Tensor, heights: Tensor, d: int, *, tiled: bool) -> Coarse | None:
     """Targets as the first pass wants them, and for every group what that did to them; None where it cannot be told."""
-    groups = len(heights) // GROUP
-    points = -(-groups // TOGETHER) * TOGETHER * GROUP
-    words, bounds = torch.empty(points * c.coarse_words(tiled, d), dtype=torch.int32), panels.new_empty(4 * groups)
-    mean = panels.new_empty(d)
-    at = (panels.data_ptr(), heights.data_ptr(), groups, d, words.data_ptr(), bounds.data_ptr(), mean.data_ptr())
-    return None if c.coarsen(tiled, *at) else (tiled, words, bounds, mean)
+    groups, size = len(heights) // GROUP, GROUP * c.coarse_words(tiled, d)
+    together = -(-groups // TOGETHER)
+    words, bounds = _room(together * TOGETHER * size, torch.int32), panels.new_empty(groups, BOUND)
+    mean, wrong = panels.new_empty(d), list[int]()
+    call(c.middle, panels, groups, d, mean)
+
+    def run(i: int, end: int) -> None:
+        i, end = i * TOGETHER, min(end * TOGETHER, groups)
+        own = (panels[i * GROUP * d :], heights[i * GROUP :], end - i, d, mean, words[i * size :], bounds[i:])
+        wrong.append(call(c.coarsen, tiled, *own))
+
+    divide(run, together, panels.numel())
+    return None if sum(wrong) else (tiled, words, bounds, mean)
 
 
 def coarse_form(c: ctypes.CDLL, n: int, d: int, m: int, k: int) -> bool | None:
