@@ -248,6 +248,10 @@ class Newton:
                 trial = torch.lerp(state.heights, h, 0.3) if lower is None else lower
                 return replace(state, trial=trial, passes=state.passes + 3)
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
+        # not the sum of both: what is left of the residual is mostly the points' own error; but of a cell without points the
+        # halves say nothing, and all that it is due is missing
+        empty = seen.count.sum(0) == 0
+        wrong = max(floor, float(part[~empty].sum())) + float(nu[empty].sum())
         direction = self._direction(state, target, nu - mass, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         # a cell that is due e is wrong by (1 - e)^2 / e with one hit, by e without; and where much is wrong, such cells crowd
@@ -259,7 +263,7 @@ class Newton:
             self._forget(state, step, scale),
             heights=h,
             trial=centre(h + step, target),
-            chi2=max(floor, residual),  # not the sum: what is left of the residual is mostly the points' own error
+            chi2=wrong,
             batch=math.ceil(1.5 * n) if settled else n,
             before=state.heights,
             points=n,
