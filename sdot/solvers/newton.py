@@ -48,6 +48,7 @@ EVEN = 0.1  # part of the smoothing that evenly spread points want, which have l
 MOST_PASSES = 16  # over one set of evenly spread points
 WIDE = 120.0  # samples a target, see `Newton.layer`
 MANY = 300.0  # samples a target, see `Newton.smoothing`
+LEAST_DUE = 0.5  # with e < 1 points due, a cell is wrong by (1 - e)^2 / e if it has one, and by e without: it is left without
 MEETING = 3  # cells that meet in a point of the plane: more are not looked at there, and hardly needed in space
 LOOKED_BYTES = 2**26  # what samples that are looked at may take, times `detail`, where that is not m of them
 
@@ -238,7 +239,8 @@ class Newton:
         floor = float(((halves[0] - halves[1]).square() / nu).sum())
         state, scale, gap, soft = self._learn(state, seen, target, self.layer)
         mass, _ = smoothed_mass(seen, target, soft, EVEN * self.smoothing)
-        part = (mass - nu).square() / nu
+        empty = seen.count.sum(0) == 0
+        part = ((mass - nu).square() / nu).masked_fill(empty & (n * nu < LEAST_DUE), 0.0)
         residual = float(part.sum())
         limit = max(state.residual, floor) if n == state.judged else 10 * max(state.residual, state.chi2)
         if residual > limit and not torch.equal(h, state.heights):  # the last step went too far
@@ -250,12 +252,10 @@ class Newton:
             return replace(state, trial=state.heights, batch=math.ceil(1.5 * n), passes=0)
         # not the sum of both: what is left of the residual is mostly the points' own error; but of a cell without points the
         # halves say nothing, and all that it is due is missing
-        empty = seen.count.sum(0) == 0
         wrong = max(floor, float(part[~empty].sum())) + float(nu[empty].sum())
         direction = self._direction(state, target, nu - mass, scale)
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
-        # a cell that is due e is wrong by (1 - e)^2 / e with one hit, by e without; and where much is wrong, such cells crowd
-        least = 0.5 if residual <= 3 * floor else 2.0
+        least = LEAST_DUE if residual <= 3 * floor else 2.0  # where much is wrong, such cells crowd
         step = self._raise(state, length * direction, target, seen, None, least)
         stalled = n == state.judged and residual > 0.5 * state.residual
         settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
