@@ -164,7 +164,9 @@ class Newton:
             return self._newton(state, target, draw)
         grows = state.batch > state.points
         state = self._quasi(state, target, draw)
-        return self._quasi(state, target, draw) if grows else state  # heights of fewer points are not worth publishing
+        while grows and 0 < state.passes < 4:  # heights of fewer points are not worth publishing, nor unsettled ones
+            state = self._quasi(state, target, draw)
+        return state
 
     def _even(self, draw: Draw) -> bool:
         return 0 < draw.even_dim <= self.quasi_dim
@@ -257,8 +259,8 @@ class Newton:
         length = min(1.0, self.reach / max(typical_jump(direction, target, seen, gap), 1e-300))
         least = LEAST_DUE if residual <= 3 * floor else 2.0  # where much is wrong, such cells crowd
         step = self._raise(state, length * direction, target, seen, None, least)
-        stalled = n == state.judged and residual > 0.5 * state.residual
-        settled = residual <= 0.1 * floor or (stalled and residual <= 2 * floor) or state.passes >= MOST_PASSES
+        stalled = residual > 0.5 * state.residual and residual <= 2 * floor
+        settled = (n == state.judged and (residual <= floor or stalled)) or state.passes >= MOST_PASSES
         return replace(
             self._forget(state, step, scale),
             heights=h,
