@@ -46,6 +46,7 @@ ON_A_LINE = 100.0  # samples a target that its quantiles are taken from at most
 FROZEN = 0.95  # hardness beyond which a lower temperature changes nothing
 EVEN = 0.1  # part of the smoothing that evenly spread points want, which have less noise
 MOST_PASSES = 16  # over one set of evenly spread points
+UNSETTLED = 4  # of these, before heights are published that new points still find wrong
 WIDE = 120.0  # samples a target, see `Newton.layer`
 MANY = 300.0  # samples a target, see `Newton.smoothing`
 LEAST_DUE = 0.5  # with e < 1 points due, a cell is wrong by (1 - e)^2 / e if it has one, and by e without: it is left without
@@ -71,7 +72,7 @@ class NewtonState(State):
         points: Evenly spread points drawn so far.
         passes: Steps taken with the present number of them.
         judged: How many of them the residual is of: as many, but for heights that they have not judged yet.
-        residual: chi^2 of the masses that they gave at the heights.
+        residual: chi^2 of the masses that they gave at the heights, cells left empty on purpose aside (`LEAST_DUE`).
         trial: Heights after the last step over them, of which nothing is known yet.
     """
 
@@ -164,7 +165,7 @@ class Newton:
             return self._newton(state, target, draw)
         grows = state.batch > state.points
         state = self._quasi(state, target, draw)
-        while grows and 0 < state.passes < 4:  # heights of fewer points are not worth publishing, nor unsettled ones
+        while grows and 0 < state.passes < UNSETTLED:  # heights of fewer points are not worth publishing
             state = self._quasi(state, target, draw)
         return state
 
