@@ -35,7 +35,7 @@ class Checkpoint:
     path: str | os.PathLike[str] | None
     fingerprint: dict[str, str]
 
-    def write(self, state: Any, seed: int, next_check: int, history: list[Record]) -> None:
+    def write(self, state: Any, seed: int, refused: int, history: list[Record]) -> None:
         if self.path is None:
             return
         values = {f.name: getattr(state, f.name) for f in fields(state)}
@@ -45,13 +45,14 @@ class Checkpoint:
             "kind": KIND,
             "fingerprint": self.fingerprint,
             "seed": seed,
-            "next_check": next_check,
+            "refused": refused,
             "state": {name: v for name, v in values.items() if not isinstance(v, Tensor)},
         }
         _files.write(self.path, tensors, info)
 
     def read(self) -> tuple[dict[str, Any], int, int, list[Record]] | None:
-        """The state's values, the seed, when the certificate comes next, and the history; None before the first write."""
+        """The state's values, the seed, how long the history was when a certificate was refused, and the history; None before
+        the first write."""
         if self.path is None or not Path(self.path).exists():
             return None
         tensors, info = _files.read(self.path, KIND)
@@ -64,7 +65,7 @@ class Checkpoint:
             )
         rows = tensors.pop("history").tolist()
         history = [Record(int(step), int(samples), seconds, chi2) for step, samples, seconds, chi2 in rows]
-        return {**info["state"], **tensors}, info["seed"], info["next_check"], history
+        return {**info["state"], **tensors}, info["seed"], info["refused"], history
 
 
 def restore(template: Any, values: dict[str, Any]) -> Any:

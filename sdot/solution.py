@@ -113,9 +113,9 @@ def solve(
     patience = _checks.positive("max_seconds", max_seconds) if max_seconds is not None else math.inf
     run = _Run(source, target, solver or Newton(), draw_seed(generator))
     file = Checkpoint(checkpoint, fingerprint(source, target, run.solver) if checkpoint is not None else {})
-    next_check, history = 0, list[Record]()
+    refused, history = 0, list[Record]()  # how long the history was when a certificate was refused
     if (saved := file.read()) is not None:
-        values, run.seed, next_check, history = saved
+        values, run.seed, refused, history = saved
         state = restore(run.start(), values)
     else:
         state = run.start()
@@ -127,12 +127,12 @@ def solve(
             seconds = time.monotonic() - started
             if bar:
                 bar.show(state)
-            if state.chi2 <= tol and state.samples >= next_check:
+            if state.chi2 <= tol and (not refused or _better(state, history[refused - 1])):
                 certificate = run.certify(state, tol / 10)
                 if certificate.chi2 + certificate.chi2_error <= tol:  # not by luck
                     reason, chosen = "tol", state
                     break
-                next_check = state.samples + state.samples // 8
+                refused = len(history)
             over = "max_samples" if state.samples >= budget else "max_seconds" if seconds >= patience else None
             try:
                 new = None if over else run.advance(state)
@@ -148,21 +148,26 @@ def solve(
             state = new
             history.append(Record(state.step, state.samples, time.monotonic() - started, state.chi2))
             if time.monotonic() - written >= checkpoint_every:
-                file.write(state, run.seed, next_check, history)
+                file.write(state, run.seed, refused, history)
                 written = time.monotonic()
     except KeyboardInterrupt:
-        file.write(state, run.seed, next_check, history)
+        file.write(state, run.seed, refused, history)
         raise
     finally:
         if bar:
             bar.close()
-    file.write(state, run.seed, next_check, history)
+    file.write(state, run.seed, refused, history)
     solution = Solution(
         run.map(chosen), certificate, tuple(history), time.monotonic() - started, "tol" if certificate.chi2 <= tol else reason
     )
     if not solution.converged:
         warnings.warn(_advice(solution, run.values, tol, budget, patience), ConvergenceWarning, stacklevel=2)
     return solution
+
+
+def _better(state: State, refused: Record) -> bool:
+    """Whether the heights are worth another certificate after one that was refused."""
+    return state.samples >= refused.samples + refused.samples // 8 or state.chi2 <= 0.95 * refused.chi2
 
 
 def _advice(solution: Solution, values: int, tol: float, budget: int, patience: float) -> str:

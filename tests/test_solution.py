@@ -106,6 +106,31 @@ def test_a_solver_that_diverges_keeps_its_last_good_heights():
         list(sdot.iterate(source, target, Exploding()))
 
 
+@dataclass(frozen=True)
+class Optimist:
+    """Believes from its first step on that it is there, a little more with each, and is there after two. Draws samples once."""
+
+    factor: float
+
+    def init(self, target, draw):
+        return sdot.State(heights=torch.tensor([0.0, 1.0], dtype=torch.float64))
+
+    def step(self, state, target, draw):
+        if state.step == 0:
+            list(draw(1000))
+        heights = state.heights if state.step == 0 else torch.zeros_like(state.heights)
+        return replace(state, heights=heights, chi2=0.009 * self.factor**state.step)
+
+
+def test_better_heights_from_the_same_samples_are_certified_too():
+    """An estimate that is no lower asks for more samples first, of which there are none here."""
+    target = sdot.DiscreteMeasure.uniform(torch.tensor([[-1.0], [1.0]]))
+    solution = sdot.solve(sdot.Gaussian(1), target, Optimist(0.9), tol=0.01)
+    assert [r.step for r in solution.history] == [1, 2]
+    solution = sdot.solve(sdot.Gaussian(1), target, Optimist(1.0), tol=0.01, max_seconds=0.1)
+    assert len(solution.history) > 2
+
+
 def test_progress_shows_the_error_falling(capsys):
     source, target = problem()
     sdot.solve(source, target, tol=0.05, progress=True, generator=seeded())
