@@ -16,6 +16,7 @@ from .measures import DiscreteMeasure, Draw, Source
 from .solvers import Solver
 
 KIND = "checkpoint"
+OTHER_VERSION = "the checkpoint was written by another version of the library: finish with that, or delete it."
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Checkpoint:
                 f"solved now; delete the file or pass another path. (A sampler that does not draw from its generator "
                 f"differs from itself.)"
             )
+        if "refused" not in info:
+            raise ValueError(OTHER_VERSION)
         rows = tensors.pop("history").tolist()
         history = [Record(int(step), int(samples), seconds, chi2) for step, samples, seconds, chi2 in rows]
         return {**info["state"], **tensors}, info["seed"], info["refused"], history
@@ -72,7 +75,7 @@ def restore(template: Any, values: dict[str, Any]) -> Any:
     """A state of the template's type and device with the values of a checkpoint."""
     device = template.heights.device
     if values.keys() != {f.name for f in fields(template)}:
-        raise ValueError("the checkpoint was written by another version of the library: finish with that, or delete it.")
+        raise ValueError(OTHER_VERSION)
     return replace(template, **{n: v.to(device) if isinstance(v, Tensor) else _like(v) for n, v in values.items()})
 
 

@@ -231,6 +231,14 @@ def test_a_damaged_checkpoint_is_refused(written):
         sdot.solve(source, target, checkpoint=path)
 
 
+@pytest.mark.parametrize("name", [b"refused", b"residual"])
+def test_a_checkpoint_of_another_version_is_refused(written, name):
+    path, source, target, _ = written
+    path.write_bytes(path.read_bytes().replace(name, name[::-1]))
+    with pytest.raises(ValueError, match="written by another version of the library: finish with that, or delete it"):
+        sdot.solve(source, target, tol=0.05, checkpoint=path, generator=seeded())
+
+
 def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path):
     source, target = problem()
     (tmp_path / "file").touch()
