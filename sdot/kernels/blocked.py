@@ -124,8 +124,8 @@ def _whole_groups(n: int, y: Tensor, h: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 def _hidden_instead(index: Tensor, m: int) -> Tensor:
     """The first targets that are not in the list, in place of those from m on: where these are, only hidden ones were left."""
-    if not torch.compiler.is_compiling() and not (index >= m).any():
-        return index
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and not (index >= m).any():
+        return index  # a GPU is not to be waited for
     first = torch.arange(index.shape[1], device=index.device)
     for place in range(index.shape[1]):
         free = (index[:, :, None] != first).all(1).int().argmax(1)
