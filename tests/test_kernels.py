@@ -317,6 +317,21 @@ print(os.waitpid(child, 0)[1])
     assert run.stdout == "0\n"
 
 
+def test_targets_are_packed_alike_on_any_number_of_threads(tiled):
+    """Blocks are divided among threads, the last of them not full; groups of targets go in pairs."""
+    c, (_, y, h) = fused.compiled(torch.zeros(1)), problem(1, 40_010, 130, torch.float32)
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            panels = fused.packed(c, y, 8)
+            found.append([panels, *fused.coarsened(c, panels, fused.filled(h, 8), 130, tiled=tiled)[1:]])
+        finally:
+            torch.set_num_threads(threads)
+    assert all(map(torch.equal, *found))
+    assert torch.equal(panels[: 40_000 * 130].view(5000, 130, 8).transpose(1, 2).reshape(40_000, 130), y[:40_000])
+
+
 def test_bounds_on_the_rounding_hold_and_are_not_idle(tiled):
     """Scores of what `coarsen` wrote miss those in float64 by no more than it says, and by a tenth of that."""
     c = fused.compiled(torch.zeros(1))

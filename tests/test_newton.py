@@ -355,6 +355,38 @@ def test_light_cells_rise_to_points_that_are_kept_where_it_helps(off, rising):
     assert ((after.trial - h)[light] > 0.5).tolist() == rising
 
 
+def test_the_estimate_over_points_counts_cells_without_any():
+    """Of a cell that no point is in the two halves say nothing, and it is left so: all that it is due is missing."""
+    light, n = torch.arange(50) < 10, 600
+    weights = torch.where(light, 0.3 / n, (1 - 3 / n) / 40).double()
+    target, solver = sdot.DiscreteMeasure(uniform(50, 2, seed=15).points, weights), newton.Newton()
+    source = sdot.UniformCube(2)
+    draw, solved = Draw(source, target.points, 0, 0), sdot.solve(source, target, tol=0.01, generator=seeded(1)).map.heights
+    h = torch.where(light, solved - 1, solved)
+    state = replace(solver.init(target, draw), eps=0.0, batch=n, points=n, heights=h)
+    while state.batch == n:
+        state = solver._quasi(state, target, draw)
+    a, b = evidence.look(state.heights, target, draw.even(n, n), n, n, 3).count.double() / n
+    empty = a + b == 0
+    assert empty[light].all()
+    halves = float(((a - b).square() / weights).sum())
+    assert state.residual <= halves < state.chi2
+    assert state.chi2 == pytest.approx(halves + float(weights[empty].sum()))
+
+
+def test_heights_that_new_points_find_wrong_are_not_published():
+    target, solver = problems.make("mixed-2-300").target, newton.Newton()
+    draw = Draw(sdot.UniformCube(2), target.points, 3, 0)
+    state, grown = solver.init(target, draw), 0
+    while state.points < 100 * len(target):
+        before, state = state, solver.step(state, target, draw)
+        if before.eps == 0 and state.points > before.points > 0:
+            grown += 1
+            assert state.judged == state.points
+            assert state.passes == 0 or state.passes >= newton.UNSETTLED
+    assert grown > 5
+
+
 def test_an_empty_cell_rises_from_the_heights_that_were_looked_at():
     """Those of the last step, which are not published yet, and not those before it: or it rises by both steps together."""
     target, n, solver = uniform(50, 2, seed=15), 5000, newton.Newton()
